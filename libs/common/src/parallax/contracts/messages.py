@@ -1,0 +1,436 @@
+"""Every message that crosses the broker. Changes are additive; golden samples of each version are tested.
+
+A message is one JSON document. ``kind`` tells messages of one queue apart; ``version`` counts incompatible
+changes, of which there were none so far. Producers outside Parallax may leave both out where a queue takes
+only one kind.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal, get_args
+from uuid import UUID
+
+from pydantic import Field, JsonValue, TypeAdapter
+
+from parallax.contracts.job import JobSpec, Limits, Parameters
+from parallax.contracts.model import JobId, Name, RegionName, Strict, Timestamp
+from parallax.contracts.plan import BatchPlan, BatchRef, Cell, JobPlan
+
+Version = Literal[1]
+Text = Annotated[str, Field(max_length=2_000)]
+"""Prose for people: reasons and error messages, cut to a bounded length by whoever writes them."""
+
+
+# --- parts ---------------------------------------------------------------------------------------------------
+
+
+class ExecutionStatus(StrEnum):
+    """How an execution ended. There is no other way to end."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+
+
+class JobOutcome(StrEnum):
+    """How a job ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Counts(Strict):
+    """Executions by terminal status."""
+
+    completed: Annotated[int, Field(ge=0)] = 0
+    failed: Annotated[int, Field(ge=0)] = 0
+    timed_out: Annotated[int, Field(ge=0)] = 0
+    cancelled: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def total(self) -> int:
+        """Executions that have ended."""
+        return self.completed + self.failed + self.timed_out + self.cancelled
+
+
+class Reason(Strict):
+    """Why something ended: a stable code for machines and a sentence for people."""
+
+    code: Name
+    message: Text
+
+
+class ErrorInfo(Strict):
+    """What went wrong with an execution or an attempt.
+
+    ``error_class`` is the kind of failure: ``timeout``, ``rate_limited``, ``unavailable``, ``connection``,
+    ``protocol``, ``rejected``, ``authentication``, ``not_found``, ``cancelled``, ``dead_letter``, ``deadline``
+    or ``internal``; ``code`` is more precise (an HTTP status, the name of the limit that struck).
+    """
+
+    error_class: Name
+    code: Name
+    message: Text
+    retryable: bool
+
+
+class AttemptOutcome(StrEnum):
+    """How one try ended."""
+
+    OK = "ok"
+    ERROR = "error"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+
+
+class Attempt(Strict):
+    """One try of an execution against the model endpoint."""
+
+    number: Annotated[int, Field(ge=1)]
+    started_at: Timestamp
+    duration_s: Annotated[float, Field(ge=0)]
+    outcome: AttemptOutcome
+    http_status: int | None = None
+    error: ErrorInfo | None = None
+    provider_call_id: Text | None = None
+    """The provider's own name of the call: a Modal function call id or an OpenAI completion id."""
+
+
+class Usage(Strict):
+    """Tokens that the provider counted."""
+
+    prompt_tokens: Annotated[int, Field(ge=0)]
+    completion_tokens: Annotated[int, Field(ge=0)]
+
+
+class ChatMessage(Strict):
+    """One message of the prompt."""
+
+    role: Literal["system", "user"]
+    content: str
+
+
+class Output(Strict):
+    """What the model said. An empty text and a refusal are answers, not errors."""
+
+    text: str
+    refusal: str | None = None
+
+
+class Timings(Strict):
+    """Where the time went, in seconds; ``None`` where the provider does not say."""
+
+    queue_s: float | None = None
+    """From the publication of the task to the start of its first attempt."""
+    first_byte_s: float | None = None
+    """From the start of the last attempt to the first byte of its answer."""
+    total_s: float | None = None
+    """From the start of the last attempt to the end of its answer."""
+    provider: dict[str, JsonValue] = Field(default_factory=dict)
+    """Timings as the provider reported them."""
+
+
+class Receipt(Strict):
+    """What proves how an answer came about."""
+
+    prompt_sha256: str
+    output_sha256: str | None = None
+    """SHA-256 of the output's text in UTF-8, as it was received; ``None`` without an answer."""
+    model: Name
+    """The model's name in the catalog."""
+    model_requested: str
+    """The name that was sent to the endpoint."""
+    model_reported: str | None = None
+    """The name that the endpoint says answered."""
+    model_revision: str | None = None
+    region_claimed: RegionName
+    region_observed: str | None = None
+    """The region seen from inside the provider, where it says; ``None`` is honest, never a guess."""
+    provider: Name
+    executor_id: Name
+    parameters: Parameters
+    timings: Timings = Timings()
+    versions: dict[str, str] = Field(default_factory=dict)
+    replaced_characters: int = 0
+    """Characters no database stores (NUL, lone surrogates) that were replaced by U+FFFD in the output."""
+
+
+# --- commands ------------------------------------------------------------------------------------------------
+
+
+class SubmitJob(Strict):
+    """Asks for a job. Repeating it with the same id and content changes nothing."""
+
+    kind: Literal["submit_job"] = "submit_job"
+    version: Version = 1
+    job_id: JobId
+    job: JobSpec
+    submitted_at: Timestamp | None = None
+
+
+class CancelJob(Strict):
+    """Asks to stop a job. Valid before the job arrived, while it runs, twice, and after its end."""
+
+    kind: Literal["cancel_job"] = "cancel_job"
+    version: Version = 1
+    job_id: JobId
+    reason: Text = "cancelled by user"
+    requested_at: Timestamp | None = None
+
+
+class ExecutionTask(Strict):
+    """One execution to run in one region."""
+
+    kind: Literal["execution_task"] = "execution_task"
+    version: Version = 1
+    execution_id: UUID
+    batch: BatchRef
+    batch_size: Annotated[int, Field(ge=1)]
+    question_id: Name
+    model_id: Name
+    model: Name
+    """The model's name in the catalog."""
+    region: RegionName
+    sample: Annotated[int, Field(ge=0)]
+    messages: tuple[ChatMessage, ...]
+    parameters: Parameters
+    limits: Limits
+    published_at: Timestamp
+    deadline_at: Timestamp
+    """The batch's deadline: after it no call starts and none goes on."""
+    prior_attempts: tuple[Attempt, ...] = ()
+    """Attempts made before an executor handed the task back."""
+
+
+class CloseBatch(Strict):
+    """Ends a batch: whatever has no fact yet gets a synthetic one of this status."""
+
+    kind: Literal["close_batch"] = "close_batch"
+    version: Version = 1
+    batch: BatchPlan
+    status: ExecutionStatus
+    error: ErrorInfo
+    closed_at: Timestamp
+
+
+class InspectBatch(Strict):
+    """Asks results how far a batch is; answered by ``BatchCompleted`` or ``BatchIncomplete``."""
+
+    kind: Literal["inspect_batch"] = "inspect_batch"
+    version: Version = 1
+    batch: BatchPlan
+
+
+# --- facts and events ----------------------------------------------------------------------------------------
+
+
+class ExecutionFinished(Strict):
+    """The fact: the terminal outcome of an execution.
+
+    ``observed`` facts come from an executor that held the task; synthetic ones were written for an execution
+    that nobody will run any more. The first fact stays, save that an observed one replaces a synthetic one.
+    """
+
+    kind: Literal["execution_finished"] = "execution_finished"
+    version: Version = 1
+    execution_id: UUID
+    batch: BatchRef
+    batch_size: Annotated[int, Field(ge=1)]
+    question_id: Name
+    model_id: Name
+    model: Name
+    region: RegionName
+    sample: Annotated[int, Field(ge=0)]
+    status: ExecutionStatus
+    observed: bool
+    provider_id: Text | None = None
+    """The provider's own name of the call that gave the outcome."""
+    messages: tuple[ChatMessage, ...] = ()
+    output: Output | None = None
+    finish_reason: Text | None = None
+    usage: Usage | None = None
+    receipt: Receipt | None = None
+    error: ErrorInfo | None = None
+    attempts: tuple[Attempt, ...] = ()
+    started_at: Timestamp | None = None
+    """When the first attempt started; ``None`` when no call was made."""
+    completed_at: Timestamp
+
+
+class BatchCompleted(Strict):
+    """Every execution of the batch has a fact. Sent again whenever results is asked or sees a repetition."""
+
+    kind: Literal["batch_completed"] = "batch_completed"
+    version: Version = 1
+    batch: BatchRef
+    counts: Counts
+
+
+class BatchIncomplete(Strict):
+    """What a batch still lacks: executions without a fact that no live executor reports as running."""
+
+    kind: Literal["batch_incomplete"] = "batch_incomplete"
+    version: Version = 1
+    batch: BatchRef
+    recorded: int
+    running: int
+    missing: tuple[Cell, ...]
+
+
+class JobAccepted(Strict):
+    """The job is stored and will run; carries all about it but its questions."""
+
+    kind: Literal["job_accepted"] = "job_accepted"
+    version: Version = 1
+    job_id: JobId
+    name: str
+    job: dict[str, JsonValue]
+    """The job as submitted, without ``questions`` and ``only``."""
+    plan: JobPlan
+    questions: int
+    batches: int
+    executions: int
+    accepted_at: Timestamp
+    retry_of: JobId | None = None
+
+
+class Problem(Strict):
+    """One thing that is wrong with a document: where (RFC 6901 pointer), what, and what is allowed."""
+
+    pointer: str
+    message: str
+    allowed: str | None = None
+
+
+class JobRejected(Strict):
+    """The submission was refused. ``job_id`` is ``None`` when the message did not give a usable one."""
+
+    kind: Literal["job_rejected"] = "job_rejected"
+    version: Version = 1
+    job_id: JobId | None
+    reason: Reason
+    """Code ``invalid`` or ``conflict`` (the id belongs to another job)."""
+    problems: tuple[Problem, ...]
+    rejected_at: Timestamp
+
+
+class JobStarted(Strict):
+    """The job left the waiting line and its first batches are open."""
+
+    kind: Literal["job_started"] = "job_started"
+    version: Version = 1
+    job_id: JobId
+    started_at: Timestamp
+
+
+class BatchOpened(Strict):
+    """The executions of a batch were published."""
+
+    kind: Literal["batch_opened"] = "batch_opened"
+    version: Version = 1
+    batch: BatchRef
+    question_id: Name
+    executions: int
+    opened_at: Timestamp
+    deadline_at: Timestamp
+
+
+class JobCancelled(Strict):
+    """No work of this job may start or go on. Kept in the cancellation stream that every executor follows."""
+
+    kind: Literal["job_cancelled"] = "job_cancelled"
+    version: Version = 1
+    job_id: JobId
+    reason: Reason
+    cancelled_at: Timestamp
+
+
+class JobFinished(Strict):
+    """The end of a job: every batch it opened is complete. Repetitions say the same."""
+
+    kind: Literal["job_finished"] = "job_finished"
+    version: Version = 1
+    job_id: JobId
+    outcome: JobOutcome
+    reason: Reason
+    counts: Counts
+    """As of the end; an answer that was in flight when its batch was closed may still replace a synthetic fact."""
+    not_started: int
+    """Executions of batches that were never opened."""
+    finished_at: Timestamp
+
+
+class RunningExecution(Strict):
+    """One execution that an executor holds."""
+
+    execution_id: UUID
+    job_id: JobId
+    question_id: Name
+    model_id: Name
+    since: Timestamp
+
+
+class ExecutorHeartbeat(Strict):
+    """A sign of life of one executor, every few seconds."""
+
+    kind: Literal["executor_heartbeat"] = "executor_heartbeat"
+    version: Version = 1
+    executor_id: Name
+    region: RegionName
+    budget: int
+    running: tuple[RunningExecution, ...]
+    models: tuple[Name, ...]
+    endpoint_state: Literal["ready", "throttled", "unavailable"]
+    last_error: Text | None = None
+    started_at: Timestamp
+    sent_at: Timestamp
+    stopping: bool = False
+    """True in the last heartbeat of an executor that leaves."""
+
+
+class FenceMarker(Strict):
+    """Written to a stream by a follower, to know that it has read everything that was there before."""
+
+    kind: Literal["fence_marker"] = "fence_marker"
+    version: Version = 1
+    token: str
+
+
+Message = (
+    SubmitJob
+    | CancelJob
+    | ExecutionTask
+    | CloseBatch
+    | InspectBatch
+    | ExecutionFinished
+    | BatchCompleted
+    | BatchIncomplete
+    | JobAccepted
+    | JobRejected
+    | JobStarted
+    | BatchOpened
+    | JobCancelled
+    | JobFinished
+    | ExecutorHeartbeat
+    | FenceMarker
+)
+"""Any message."""
+
+MESSAGE_TYPES: tuple[type[Message], ...] = get_args(Message)
+
+_ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
+
+
+def encode(message: Message) -> bytes:
+    """The message as one JSON document in UTF-8."""
+    return message.model_dump_json().encode()
+
+
+def decode(body: bytes) -> Message:
+    """The message in a body of which any kind is expected.
+
+    Raises:
+        pydantic.ValidationError: The body is not a message of this version.
+    """
+    return _ANY.validate_json(body)

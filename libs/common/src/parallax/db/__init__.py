@@ -1,0 +1,1 @@
+"""Postgres: engines, transactions and migrations, the same way in every service that owns tables."""

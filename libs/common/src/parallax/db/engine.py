@@ -1,0 +1,83 @@
+"""Engines with the settings every service shares, and transactions that say when the database is away."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from parallax.errors import InvalidInputError, UnavailableError
+
+STATEMENT_TIMEOUT_MS: Final = 60_000
+"""No statement of a service takes long; one that does must not hold a row lock for ever."""
+LOCK_TIMEOUT_MS: Final = 30_000
+IDLE_TRANSACTION_TIMEOUT_MS: Final = 120_000
+"""A handler publishes inside its transaction, so this is above the bus's publish timeout."""
+
+_TRANSIENT_SQLSTATES: Final = ("08", "53", "57P", "40001", "40P01", "55P03")
+"""Connection failure, no resources, shutdown, serialization failure, deadlock, lock not available."""
+
+
+def create_engine(url: str, *, application_name: str, pool_size: int = 5) -> AsyncEngine:
+    """An engine for a ``postgresql://`` URL.
+
+    Raises:
+        InvalidInputError: The URL is not one of PostgreSQL.
+    """
+    try:
+        parsed = make_url(url)
+    except Exception as error:
+        raise InvalidInputError("PARALLAX_DATABASE_URL: is not a URL; expected postgresql://USER@HOST/NAME") from error
+    if parsed.get_backend_name() != "postgresql":
+        raise InvalidInputError(
+            f"PARALLAX_DATABASE_URL: {parsed.drivername!r} is not supported; expected postgresql://"
+        )
+    return create_async_engine(
+        parsed.set(drivername="postgresql+asyncpg"),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=30,
+        pool_pre_ping=True,
+        connect_args={
+            "timeout": 10,
+            "server_settings": {
+                "application_name": application_name,
+                "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+                "lock_timeout": str(LOCK_TIMEOUT_MS),
+                "idle_in_transaction_session_timeout": str(IDLE_TRANSACTION_TIMEOUT_MS),
+                "jit": "off",
+            },
+        },
+    )
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A transaction that commits at the end of the block and is rolled back by an exception.
+
+    Raises:
+        UnavailableError: The database is away or asks to try again; nothing was committed, or (when the
+            connection broke during the commit itself) nobody can know: the caller's step must be repeatable.
+    """
+    try:
+        async with engine.begin() as connection:
+            yield connection
+    except DBAPIError as error:
+        if is_transient(error):
+            raise UnavailableError(f"database: {type(error.orig).__name__}: {error.orig}"[:500]) from error
+        raise
+    except (PoolTimeoutError, OSError, TimeoutError) as error:
+        raise UnavailableError(f"database: {error or type(error).__name__}") from error
+
+
+def is_transient(error: DBAPIError) -> bool:
+    """Whether repeating the transaction may succeed."""
+    if error.connection_invalidated:
+        return True
+    sqlstate = getattr(error.orig, "sqlstate", None) or ""
+    if sqlstate:
+        return sqlstate.startswith(_TRANSIENT_SQLSTATES)
+    return isinstance(error, OperationalError | InterfaceError)
