@@ -70,7 +70,7 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             raise UnavailableError(f"database: {type(error.orig).__name__}: {error.orig}"[:500]) from error
         raise
     except (PoolTimeoutError, OSError, TimeoutError) as error:
-        raise UnavailableError(f"database: {error or type(error).__name__}") from error
+        raise UnavailableError(f"database: {str(error) or type(error).__name__}") from error
 
 
 def is_transient(error: DBAPIError) -> bool:

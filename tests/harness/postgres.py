@@ -1,0 +1,56 @@
+"""A PostgreSQL server for the test session, and a database of its own for each test."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import asyncpg
+from sqlalchemy.engine import make_url
+
+from parallax.db.embedded import embedded_postgres
+
+FAST_AND_UNSAFE = ("fsync = off", "synchronous_commit = off", "full_page_writes = off")
+"""What a test database may do without: it need not survive a power cut."""
+
+
+@contextmanager
+def postgres_server(folder: Path) -> Iterator[str]:
+    """The URL of a server: the one in ``PARALLAX_TEST_DATABASE_URL``, or an embedded one in ``folder``."""
+    given = os.environ.get("PARALLAX_TEST_DATABASE_URL")
+    if given:
+        yield given
+        return
+    with embedded_postgres(folder) as url:
+        yield url
+
+
+async def make_fast(url: str) -> None:
+    """Trade durability for speed on a server that only tests use."""
+    connection = await asyncpg.connect(url)
+    try:
+        for setting in FAST_AND_UNSAFE:
+            await connection.execute(f"ALTER SYSTEM SET {setting}")
+        await connection.execute("SELECT pg_reload_conf()")
+    finally:
+        await connection.close()
+
+
+async def create_database(server_url: str, name: str, *, template: str | None = None) -> str:
+    """Create a database and return its URL."""
+    connection = await asyncpg.connect(server_url)
+    try:
+        source = f' TEMPLATE "{template}"' if template else ""
+        await connection.execute(f'CREATE DATABASE "{name}"{source}')
+    finally:
+        await connection.close()
+    return make_url(server_url).set(database=name).render_as_string(hide_password=False)
+
+
+async def drop_database(server_url: str, name: str) -> None:
+    """Drop a database, whoever is connected to it."""
+    connection = await asyncpg.connect(server_url)
+    try:
+        await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    finally:
+        await connection.close()
