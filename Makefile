@@ -30,7 +30,7 @@ check: $(INSTALLED) ## lint, types, import rules, generated documents
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/python -m results.api.openapi --check docs/openapi.json
-	$(BIN)/python -m parallax.contracts.asyncapi --check docs/asyncapi.yaml
+	$(BIN)/python -m parallax.asyncapi --check docs/asyncapi.yaml
 
 test: .venv/.rabbitmq check ## everything CI runs
 	$(BIN)/pytest
@@ -41,7 +41,7 @@ fmt: $(INSTALLED) ## format and mend what can be mended
 
 docs: $(INSTALLED) ## write the generated documents anew
 	$(BIN)/python -m results.api.openapi docs/openapi.json
-	$(BIN)/python -m parallax.contracts.asyncapi docs/asyncapi.yaml
+	$(BIN)/python -m parallax.asyncapi docs/asyncapi.yaml
 
 lock: ## resolve the dependencies anew
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \

@@ -7,7 +7,7 @@ and keys are given without the installation's namespace, which the bus puts in f
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, assert_never
+from typing import Final
 
 from parallax.contracts.messages import (
     BatchCompleted,
@@ -84,43 +84,35 @@ def topology(regions: Iterable[str]) -> tuple[Queue, ...]:
     return (*fixed, *(executions(region) for region in regions))
 
 
-def routing_key(message: Message) -> str:  # noqa: C901, PLR0911, PLR0912 - one flat table
+_KEYS: Final[dict[type[Message], str]] = {
+    SubmitJob: "job.submit",
+    CancelJob: "job.cancel",
+    ExecutionTask: "execution.run.{region}",
+    ExecutionFinished: "execution.finished",
+    CloseBatch: "batch.close",
+    InspectBatch: "batch.inspect",
+    BatchCompleted: "batch.completed",
+    BatchIncomplete: "batch.incomplete",
+    BatchOpened: "batch.opened",
+    JobAccepted: "job.accepted",
+    JobRejected: "job.rejected",
+    JobStarted: "job.started",
+    JobCancelled: "job.cancelled",
+    JobFinished: "job.finished",
+    ExecutorHeartbeat: "executor.heartbeat",
+    FenceMarker: "fence.cancellations",
+}
+
+
+def routing_key(message: Message) -> str:
     """The routing key of a message."""
-    match message:
-        case SubmitJob():
-            return "job.submit"
-        case CancelJob():
-            return "job.cancel"
-        case ExecutionTask():
-            return f"execution.run.{message.region}"
-        case ExecutionFinished():
-            return "execution.finished"
-        case CloseBatch():
-            return "batch.close"
-        case InspectBatch():
-            return "batch.inspect"
-        case BatchCompleted():
-            return "batch.completed"
-        case BatchIncomplete():
-            return "batch.incomplete"
-        case BatchOpened():
-            return "batch.opened"
-        case JobAccepted():
-            return "job.accepted"
-        case JobRejected():
-            return "job.rejected"
-        case JobStarted():
-            return "job.started"
-        case JobCancelled():
-            return "job.cancelled"
-        case JobFinished():
-            return "job.finished"
-        case ExecutorHeartbeat():
-            return "executor.heartbeat"
-        case FenceMarker():
-            return "fence.cancellations"
-        case _:
-            assert_never(message)
+    key = _KEYS[type(message)]
+    return key.format(region=message.region) if isinstance(message, ExecutionTask) else key
+
+
+def key_of(model: type[Message], region: str) -> str:
+    """The key that messages of a type have in a region."""
+    return _KEYS[model].format(region=region)
 
 
 def expires_s(message: Message) -> int | None:
