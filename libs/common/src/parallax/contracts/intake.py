@@ -6,6 +6,7 @@ are wrong.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from string import Formatter
 from typing import Any, Final, NamedTuple
@@ -21,6 +22,8 @@ PLACEHOLDERS: Final = frozenset({"region", "region_name", "model", "question_id"
 
 MAX_PROBLEMS: Final = 100
 """Problems reported at once; a file that is wrong in every row says so after this many."""
+
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
 class Offer(NamedTuple):
@@ -39,9 +42,12 @@ def check_job(document: object, offer: Offer) -> tuple[JobSpec | None, tuple[Pro
     problems: list[Problem] = []
     spec: JobSpec | None = None
     try:
-        spec = JobSpec.model_validate_json(json.dumps(document))
+        spec = JobSpec.model_validate_json(
+            json.dumps(document, ensure_ascii=False, allow_nan=False).encode(errors="replace")
+        )
     except (ValidationError, TypeError, ValueError) as error:
         problems.extend(_field_problems(error))
+    problems.extend(_text_problems(document))
     if isinstance(document, Mapping):
         problems.extend(_document_problems(document, offer))
     if problems:
@@ -95,6 +101,24 @@ def _resolve(node: Any, schema: Any) -> Any:
         if "$ref" in choice:
             return schema["$defs"][choice["$ref"].rsplit("/", 1)[1]]
     return next((choice for choice in node.get("anyOf", ()) if choice.get("type") == "array"), node)
+
+
+def _text_problems(document: object) -> Iterator[Problem]:
+    """Text that no database stores: NUL and surrogates without their other half."""
+    waiting: list[tuple[tuple[str | int, ...], object]] = [((), document)]
+    while waiting:
+        location, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting.extend(((*location, str(key)), item) for key, item in value.items())
+            waiting.extend((location, key) for key in value)
+        elif isinstance(value, list | tuple):
+            waiting.extend(((*location, index), item) for index, item in enumerate(value))
+        elif isinstance(value, str) and _UNSTORABLE.search(value):
+            yield Problem(
+                pointer=pointer(location).encode(errors="replace").decode(),
+                message="holds a NUL character or half of a surrogate pair",
+                allowed="text that is valid Unicode, without U+0000",
+            )
 
 
 def _document_problems(document: Mapping[str, Any], offer: Offer) -> Iterator[Problem]:
