@@ -1,0 +1,51 @@
+"""What the bus writes on a message that nobody could handle, and where it sends it."""
+
+from typing import Final
+
+from parallax.contracts.routing import Queue
+
+REASON_HEADER: Final = "x-parallax-reason"
+"""Why the message was given up: a sentence for people."""
+QUEUE_HEADER: Final = "x-parallax-queue"
+"""The queue it was taken from, without the namespace."""
+KEY_HEADER: Final = "x-parallax-key"
+"""The routing key it was published with."""
+TIME_HEADER: Final = "x-parallax-dead-at"
+"""When it was given up, RFC 3339."""
+
+MAX_REASON_LENGTH: Final = 2_000
+"""Headers travel with the message and are kept: a reason is prose, not a dump."""
+
+
+def dead_key(queue: Queue, key: str) -> str:
+    """The routing key under which a message from ``queue`` goes to the dead-letter exchange.
+
+    A message that reached its queue by one of the queue's own keys keeps that key, so that dead tasks are told
+    from the rest. Anything else (published straight to the queue by a foreign client, or already dead once) is
+    filed as unreadable.
+    """
+    return key if key in queue.keys and not queue.dead else f"unreadable.{queue.name}"
+
+
+def clean_reason(reason: str) -> str:
+    """A reason that fits into a header: bounded, and free of the lone surrogates that UTF-8 refuses."""
+    return reason[:MAX_REASON_LENGTH].encode("utf-8", "replace").decode()
+
+
+def too_many_deliveries(count: int) -> str:
+    """The reason written on a message that kept coming back."""
+    return f"delivered {count} times without being settled"
+
+
+def matches(pattern: str, key: str) -> bool:
+    """Whether a topic pattern (``*`` one word, ``#`` any number of words) covers a routing key."""
+    return _match(pattern.split("."), key.split("."))
+
+
+def _match(pattern: list[str], words: list[str]) -> bool:
+    if not pattern:
+        return not words
+    head, rest = pattern[0], pattern[1:]
+    if head == "#":
+        return any(_match(rest, words[skip:]) for skip in range(len(words) + 1))
+    return bool(words) and head in ("*", words[0]) and _match(rest, words[1:])
