@@ -118,3 +118,20 @@ def test_no_field_breaks_the_check(key: str, value: object) -> None:
 def test_text_no_database_can_store_is_refused(text: str) -> None:
     _, problems = check_job(changed("questions.0.text", text), OFFER)
     assert [p.pointer for p in problems] == ["/questions/0/text"]
+
+
+@pytest.mark.parametrize("value", [[], {}, 7, "us", None, [[]]])
+def test_a_selection_of_a_broken_matrix_breaks_no_check(value: object) -> None:
+    """Found by fuzzing: an id that is a list cannot be a key of a lookup."""
+    only = [{"question_id": "q1", "model_id": "small", "region": "us"}]
+    for path in ("models.0.id", "models.0.regions", "questions.0.id"):
+        check_job({**changed(path, value), "only": only}, OFFER)
+
+
+def test_deep_nesting_is_refused_before_a_parser_gives_up() -> None:
+    value: object = 1
+    for _ in range(100):
+        value = [value]
+    spec, problems = check_job({**GOOD, "metadata": {"deep": value}}, OFFER)
+    assert spec is None
+    assert [(p.pointer, p.message) for p in problems] == [("/metadata", "is nested too deeply")]

@@ -26,6 +26,10 @@ MAX_PROBLEMS: Final = 100
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
+MAX_DEPTH: Final = 64
+"""Levels of nesting in a job: parsers of JSON give up at some 200, and a job travels inside other documents."""
+
+
 class Offer(NamedTuple):
     """What an installation can run: every region, and the regions of each model of the catalog."""
 
@@ -108,6 +112,11 @@ def _text_problems(document: object) -> Iterator[Problem]:
     waiting: list[tuple[tuple[str | int, ...], object]] = [((), document)]
     while waiting:
         location, value = waiting.pop()
+        if len(location) > MAX_DEPTH:
+            yield Problem(
+                pointer=pointer(location[:1]), message="is nested too deeply", allowed=f"at most {MAX_DEPTH} levels"
+            )
+            return
         if isinstance(value, Mapping):
             waiting.extend(((*location, str(key)), item) for key, item in value.items())
             waiting.extend((location, key) for key in value)
@@ -235,11 +244,12 @@ def _selection_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
     """``only`` must name executions of the job's own matrix, each once."""
     if document.get("only") is None:
         return
-    questions = {item.get("id") for _, item in _items(document.get("questions"))}
+    questions = {item["id"] for _, item in _items(document.get("questions")) if isinstance(item.get("id"), str)}
     samples = document.get("samples", 1)
     regions = {
-        model.get("id"): model.get("regions") or document.get("regions") or ()
+        model["id"]: _listed(model.get("regions")) or _listed(document.get("regions"))
         for _, model in _items(document.get("models"))
+        if isinstance(model.get("id"), str)
     }
     seen: set[tuple[object, ...]] = set()
     for index, ref in _items(document.get("only")):
@@ -253,3 +263,7 @@ def _selection_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
         if cell in seen:
             yield Problem(pointer=pointer(("only", index)), message="names an execution a second time")
         seen.add(cell)
+
+
+def _listed(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else ()
