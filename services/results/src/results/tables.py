@@ -26,9 +26,6 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 SCHEMA: Final = "results"
 
-EVENT_CHANNEL: Final = "results_events"
-"""``NOTIFY`` channel on which the commit of an event is announced; the payload is the job's id."""
-
 metadata: Final = MetaData(schema=SCHEMA)
 
 _MOMENT: Final = DateTime(timezone=True)
@@ -47,6 +44,7 @@ executions: Final = Table(
     Column("sample", Integer, nullable=False),
     Column("status", Text, nullable=False),
     Column("observed", Boolean, nullable=False),
+    Column("replaced_status", Text),
     Column("provider_id", Text),
     Column("messages", JSONB, nullable=False),
     Column("output", JSONB(none_as_null=True)),
@@ -67,7 +65,8 @@ executions: Final = Table(
 )
 """The ledger: one row per execution that has ended, whose columns are the fields of ``ExecutionFinished``.
 
-A row is written once; only an observed fact may still replace a synthetic one. ``duration_s`` runs from the
+A row is written once; only an observed fact may still replace a synthetic one, whose status is then kept in
+``replaced_status``. ``duration_s`` runs from the
 first attempt's start to the end; ``output_chars`` is 0 for an empty answer and null without one; ``refused``
 says whether the output carries a refusal. Pages of a job are read in the order of the unique index
 ``executions_in_order`` (job_id, question_index, model_id, region, sample), with a status in that of

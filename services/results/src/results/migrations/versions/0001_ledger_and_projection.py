@@ -24,6 +24,7 @@ CREATE TABLE results.executions (
     sample            integer NOT NULL CHECK (sample >= 0),
     status            text COLLATE "C" NOT NULL CHECK (status IN ('completed', 'failed', 'timed_out', 'cancelled')),
     observed          boolean NOT NULL,
+    replaced_status   text COLLATE "C",
     provider_id       text,
     messages          jsonb NOT NULL,
     output            jsonb,
