@@ -64,7 +64,7 @@ class Reason(Strict):
 class ErrorInfo(Strict):
     """What went wrong with an execution or an attempt.
 
-    ``error_class`` is the kind of failure: ``timeout``, ``rate_limited``, ``unavailable``, ``connection``,
+    ``error_class`` is the kind of failure: ``timeout``, ``rate_limited``, ``unavailable``, ``connection``, ``server``,
     ``protocol``, ``rejected``, ``authentication``, ``not_found``, ``cancelled``, ``dead_letter``, ``deadline``
     or ``internal``; ``code`` is more precise (an HTTP status, the name of the limit that struck).
     """

@@ -1,0 +1,76 @@
+"""What an HTTP status or a broken connection means for an execution: one table."""
+
+import math
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+import httpx
+
+from executor.endpoints.answers import error_message
+from executor.endpoints.port import EndpointError
+from parallax.contracts.messages import ErrorInfo
+
+NOT_READY: Final = frozenset({303, 425, 429, 503})
+"""The server is there and takes no calls just now: wait at the gate, no attempt is used up."""
+
+MAX_MESSAGE_CHARS: Final = 1_500
+
+_CLASSES: Final = {
+    303: ("unavailable", True),
+    401: ("authentication", False),
+    403: ("authentication", False),
+    404: ("not_found", False),
+    408: ("timeout", True),
+    425: ("unavailable", True),
+    429: ("rate_limited", True),
+    503: ("unavailable", True),
+}
+"""Error class and whether another attempt makes sense; other 5xx do, anything else does not."""
+
+
+def status_failure(status: int, body: bytes | str, retry_after: str | None, *, streamed: bool = False) -> EndpointError:
+    """The error for a status that is no answer; ``streamed`` when it was reported inside an answer already begun."""
+    said = (error_message(body) if isinstance(body, bytes) else body).strip()[:MAX_MESSAGE_CHARS]
+    message = f"HTTP {status}: {said}" if said else f"HTTP {status}"
+    error_class, retryable = _class_of(status)
+    info = ErrorInfo(error_class=error_class, code=f"http_{status}", message=message, retryable=retryable)
+    return EndpointError(
+        info,
+        http_status=status,
+        retry_after_s=retry_after_s(retry_after, datetime.now(UTC)),
+        not_ready=status in NOT_READY and not streamed,
+    )
+
+
+def connection_failure(error: httpx.HTTPError, status: int | None) -> EndpointError:
+    """The error for a connection that was refused (the endpoint is not there: wait) or broke (try again)."""
+    code = type(error).__name__
+    message = f"{code}: {error}"[:MAX_MESSAGE_CHARS]
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        info = ErrorInfo(error_class="unavailable", code=code, message=message, retryable=True)
+        return EndpointError(info, not_ready=True)
+    retryable = not isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError)
+    info = ErrorInfo(error_class="connection", code=code, message=message, retryable=retryable)
+    return EndpointError(info, http_status=status)
+
+
+def retry_after_s(value: str | None, now: datetime) -> float | None:
+    """The seconds that a Retry-After header asks for: a number or an HTTP date (RFC 9110, 10.2.3)."""
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        seconds = (moment.replace(tzinfo=moment.tzinfo or UTC) - now).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _class_of(status: int) -> tuple[str, bool]:
+    if known := _CLASSES.get(status):
+        return known
+    return ("server", True) if status >= 500 else ("rejected", False)
