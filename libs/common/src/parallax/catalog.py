@@ -8,7 +8,7 @@ refused, never mapped to another one.
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -45,6 +45,8 @@ class ModalOptions(Strict):
     startup_timeout_s: Annotated[int, Field(ge=1)] = 900
     timeout_s: Annotated[int, Field(ge=1)] = 1200
     max_model_len: Annotated[int, Field(ge=256)] = 8192
+    snapshot: Literal["off", "memory", "gpu"] = "off"
+    """What a container's start may skip: nothing, importing the libraries, or loading the engine as well (alpha)."""
 
 
 class Model(Strict):
