@@ -68,7 +68,11 @@ def _field_problems(error: Exception) -> Iterator[Problem]:
     if not isinstance(error, ValidationError):
         yield Problem(pointer="", message=f"is not a JSON document: {error}"[:2000])
         return
-    for details in error.errors(include_url=False):
+    found = error.errors(include_url=False)
+    inside = {details["loc"][:depth] for details in found for depth in range(len(details["loc"]))}
+    for details in found:
+        if details["type"] == "too_short" and details["loc"] in inside:
+            continue  # the list is only short because its items are wrong, which is told already
         yield Problem(pointer=pointer(details["loc"]), message=_plain(details), allowed=_allowed(details))
 
 
@@ -77,6 +81,8 @@ def _plain(details: ErrorDetails) -> str:
         return "unknown key"
     if details["type"] == "missing":
         return "is missing"
+    if details["type"] == "string_pattern_mismatch":
+        return "holds characters that are not allowed here"
     return details["msg"][:2000]
 
 
@@ -87,6 +93,8 @@ def _allowed(details: ErrorDetails) -> str | None:
         return ", ".join(siblings) if siblings else None
     if "expected" in context:
         return str(context["expected"])
+    if "pattern" in context:
+        return f"text that matches {context['pattern']}"
     return None
 
 
