@@ -11,7 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
@@ -160,10 +160,8 @@ class NativeNode:
     def _reap(self) -> None:
         if self._server is None:
             return
-        try:
+        with suppress(ProcessLookupError):  # it has ended by itself
             os.killpg(self._server.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it has ended by itself
         self._server.wait()
         self._server = None
         wait_until(lambda: not answers(self._port), "the end of the node")
@@ -279,14 +277,14 @@ def epmd_path() -> str:
 
 def docker_answers() -> bool:
     """Whether a Docker engine can be used."""
-    import docker
-    from docker.errors import DockerException
+    from testcontainers.core.docker_client import DockerClient
 
     try:
-        client = docker.from_env(timeout=5)
-    except DockerException:
+        client = DockerClient().client
+        client.ping()
+        client.close()
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, it cannot be used
         return False
-    client.close()
     return True
 
 
