@@ -1,0 +1,64 @@
+"""Composes a dispatcher."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from dispatcher.admission import Admission
+from dispatcher.consumers import consuming
+from dispatcher.handlers import Handlers
+from dispatcher.reaper import Reaper
+from dispatcher.settings import Settings
+from dispatcher.steps import Steps
+from dispatcher.store import Store
+from parallax.bus.port import Bus
+from parallax.catalog import Catalog
+from parallax.clock import Clock
+from parallax.db.migrations import migrate
+from parallax.health import Health
+
+
+@asynccontextmanager
+async def running(
+    *, bus: Bus, engine: AsyncEngine, catalog: Catalog, clock: Clock, settings: Settings
+) -> AsyncIterator[Health]:
+    """A dispatcher at work. Entering migrates the database and starts everything; leaving drains.
+
+    Raises:
+        UnavailableError: The database or the bus cannot be reached at the start.
+    """
+    await migrate(engine, package="dispatcher", schema="dispatcher")
+    store = Store(engine)
+    steps = Steps(bus, clock, inspect_after_s=settings.reconcile_after_s)
+    admission = Admission(store, steps, max_active_jobs=settings.max_active_jobs)
+    handlers = Handlers(bus=bus, store=store, steps=steps, admission=admission, catalog=catalog, clock=clock)
+    reaper = Reaper(
+        bus=bus,
+        store=store,
+        steps=steps,
+        admission=admission,
+        clock=clock,
+        timer_s=settings.timer_s,
+        tombstones_kept_s=settings.tombstones_kept_s,
+    )
+    if settings.resume_on_start:
+        await reaper.resume()
+    async with consuming(bus, handlers, clock=clock, settings=settings) as servings, _in_background(reaper):
+
+        async def consumes() -> bool:
+            return all(serving.live for serving in servings)
+
+        yield Health(probes={"consumers": consumes, "database": store.answers, "timer": reaper.working})
+
+
+@asynccontextmanager
+async def _in_background(reaper: Reaper) -> AsyncIterator[None]:
+    task = asyncio.create_task(reaper.run(), name="dispatcher timer")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

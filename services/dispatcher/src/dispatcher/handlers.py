@@ -1,0 +1,218 @@
+"""What the dispatcher does with each message. Every handler may be run again with the same message."""
+
+from functools import partial
+from typing import Final
+
+from dispatcher.admission import Admission
+from dispatcher.jobs import StoredJob, accept, chosen_batches
+from dispatcher.progress import BatchCompleted, Cancel, Phase, Tally
+from dispatcher.steps import Steps
+from dispatcher.store import Store
+from dispatcher.submission import Refusal, Submission, read_submission, storable
+from dispatcher.tasks import make_tasks
+from parallax.bus.letters import REASON_HEADER
+from parallax.bus.port import Bus, Delivery
+from parallax.catalog import Catalog, offer_of
+from parallax.clock import Clock
+from parallax.contracts import messages
+from parallax.contracts.messages import ErrorInfo, ExecutionFinished, ExecutionStatus, JobRejected, Problem, Reason
+from parallax.contracts.plan import Cell
+from parallax.contracts.routing import executions
+from parallax.errors import PoisonError
+from parallax.telemetry import get_logger
+
+log = get_logger(__name__)
+
+MAX_REASON_CHARS: Final = 2_000
+"""What ``parallax.contracts.messages.Text`` holds."""
+
+
+class Handlers:
+    """One method per message."""
+
+    def __init__(
+        self, *, bus: Bus, store: Store, steps: Steps, admission: Admission, catalog: Catalog, clock: Clock
+    ) -> None:
+        self._bus = bus
+        self._store = store
+        self._steps = steps
+        self._admission = admission
+        self._catalog = catalog
+        self._offer = offer_of(catalog)
+        self._clock = clock
+
+    # --- submissions
+
+    async def submit(self, delivery: Delivery) -> None:
+        """Accept a job or refuse it, and tell the sender.
+
+        Idempotent: a repetition finds the job stored and announces the same acceptance again.
+
+        Raises:
+            PoisonError: The message names no usable job id, so that nobody could ever find the refusal.
+        """
+        submission = read_submission(delivery.body, self._offer)
+        if isinstance(submission, Refusal):
+            await self._refuse(delivery, submission)
+            return
+        await self._accept(delivery, submission)
+        await self._admission.fill()
+
+    async def _refuse(self, delivery: Delivery, refusal: Refusal) -> None:
+        """Refuse in public, unless the id belongs to a job that is none of the sender's business."""
+        count = len(refusal.problems)
+        reason = Reason(code="invalid", message=f"the job has {count} problem{'' if count == 1 else 's'}")
+        rejected = self._rejected(refusal.job_id, reason, refusal.problems)
+        if refusal.job_id is None:
+            await self._bus.reply(delivery, rejected)
+            raise PoisonError(
+                "; ".join(f"{p.pointer or '/'}: {p.message}" for p in refusal.problems)[:MAX_REASON_CHARS]
+            )
+        async with self._store.work() as work:
+            await work.lock_id(refusal.job_id)
+            if await work.submitted(refusal.job_id) is None:
+                await self._bus.publish(rejected)
+        log.info("job_rejected", job_id=refusal.job_id, problems=count)
+        await self._bus.reply(delivery, rejected)
+
+    async def _accept(self, delivery: Delivery, submission: Submission) -> None:
+        answer: messages.JobAccepted | JobRejected
+        async with self._store.work() as work:
+            await work.lock_id(submission.job_id)
+            known = await work.submitted(submission.job_id)
+            content = submission.content_sha256
+            if known is not None and known.content_sha256 != content:
+                answer = self._conflict(submission.job_id)
+            elif known is not None:
+                answer = known.accepted
+                await self._bus.publish(answer)
+            else:
+                job, answer = accept(submission, self._catalog, self._clock.now())
+                spec = submission.spec
+                await work.insert(job, answer, content, spec.questions, chosen_batches(spec))
+                await self._bus.publish(answer)
+                cancelled = await work.exhume(job.job_id)
+                if cancelled is not None:
+                    await self._steps.take(work, job, Cancel(cancelled))
+                work.on_commit.append(partial(_log_accepted, answer))
+        await self._bus.reply(delivery, answer)
+
+    def _conflict(self, job_id: str) -> JobRejected:
+        log.info("job_conflict", job_id=job_id)
+        reason = Reason(code="conflict", message="the id belongs to a job with other content")
+        problem = Problem(pointer="/job_id", message="is already used by another job", allowed="an id of its own")
+        return self._rejected(job_id, reason, (problem,))
+
+    def _rejected(self, job_id: str | None, reason: Reason, problems: tuple[Problem, ...]) -> JobRejected:
+        return JobRejected(job_id=job_id, reason=reason, problems=problems, rejected_at=self._clock.now())
+
+    # --- progress
+
+    async def cancel(self, message: messages.CancelJob) -> None:
+        """Stop a job, or remember to when it has not arrived.
+
+        Idempotent: a job that is ending or has ended stays as it is; a tombstone is made once.
+        """
+        reason = storable(message.reason)
+        async with self._store.work() as work:
+            job = await work.lock(message.job_id)
+            if job is None:
+                await work.lock_id(message.job_id)  # it may be arriving just now
+                job = await work.lock(message.job_id)
+            if job is None:
+                await work.bury(message.job_id, reason, self._clock.now())
+                log.info("unknown_job_cancelled", job_id=message.job_id)
+                return
+            moved = await self._steps.take(work, job, Cancel(reason))
+        await self._make_room(job, moved)
+
+    async def batch_completed(self, message: messages.BatchCompleted) -> None:
+        """Move a lane on.
+
+        Idempotent: the completion of a batch that is not open any more, or not yet, changes nothing.
+        """
+        lane, index = message.batch.lane, message.batch.question_index
+        async with self._store.work() as work:
+            job = await work.lock(message.batch.job_id)
+            if job is None:
+                log.warning("unknown_batch_completed", job_id=message.batch.job_id, lane=lane, question_index=index)
+                return
+            batch = job.progress.open_batch(lane)
+            is_open = batch is not None and batch.index == index
+            upcoming = await work.upcoming(job, lane, index) if is_open else None
+            tally = Tally(**message.counts.model_dump())
+            moved = await self._steps.take(work, job, BatchCompleted(lane, index, tally, upcoming))
+        await self._make_room(job, moved)
+
+    async def batch_incomplete(self, message: messages.BatchIncomplete) -> None:
+        """Publish again what a batch lacks, in those regions where nothing waits to be taken.
+
+        Idempotent: the ids are the same, and a job that moved on is left alone. What waits in a queue may be just
+        what is missing, so a region with a queue is passed over until the batch is inspected the next time.
+        """
+        ref = message.batch
+        idle = [region for region in _regions(message.missing) if await self._bus.depth(executions(region)) == 0]
+        cells = tuple(cell for cell in message.missing if cell.region in idle)
+        if not cells:
+            return
+        async with self._store.work() as work:
+            job = await work.lock(ref.job_id)
+            batch = None if job is None else job.progress.open_batch(ref.lane)
+            if job is None or batch is None or batch.index != ref.question_index or batch.closing is not None:
+                return
+            planned = await work.batch(job, ref.lane, ref.question_index)
+            if unknown := set(cells) - set(planned.plan.cells):
+                raise PoisonError(f"batch {ref} is said to lack executions it does not consist of: {sorted(unknown)}")
+            tasks = make_tasks(
+                job.template,
+                planned.plan,
+                planned.question,
+                published_at=self._clock.now(),
+                deadline_at=batch.deadline,
+                cells=cells,
+            )
+            await self._bus.publish(*tasks)
+        log.warning("executions_republished", job_id=ref.job_id, lane=ref.lane, executions=len(cells), regions=idle)
+
+    async def dead_execution(self, delivery: Delivery) -> None:
+        """Turn a task that no executor could handle into a failed fact, so that its batch can complete.
+
+        Idempotent: the ledger takes the first fact of an execution.
+
+        Raises:
+            ValidationError: It is not a task.
+        """
+        task = messages.ExecutionTask.model_validate_json(delivery.body)
+        reason = storable(str(delivery.headers.get(REASON_HEADER, "no reason was given")))[:MAX_REASON_CHARS]
+        await self._bus.publish(
+            ExecutionFinished(
+                execution_id=task.execution_id,
+                batch=task.batch,
+                batch_size=task.batch_size,
+                question_id=task.question_id,
+                model_id=task.model_id,
+                model=task.model,
+                region=task.region,
+                sample=task.sample,
+                status=ExecutionStatus.FAILED,
+                observed=False,
+                messages=task.messages,
+                error=ErrorInfo(error_class="dead_letter", code="dead_letter", message=reason, retryable=False),
+                attempts=task.prior_attempts,
+                started_at=task.prior_attempts[0].started_at if task.prior_attempts else None,
+                completed_at=self._clock.now(),
+            )
+        )
+        log.warning("execution_dead", job_id=task.batch.job_id, execution_id=str(task.execution_id), reason=reason)
+
+    async def _make_room(self, before: StoredJob, after: StoredJob) -> None:
+        if after.progress.phase is Phase.FINISHED and before.progress.phase is not Phase.FINISHED:
+            await self._admission.fill()
+
+
+def _log_accepted(accepted: messages.JobAccepted) -> None:
+    log.info("job_accepted", job_id=accepted.job_id, batches=accepted.batches, executions=accepted.executions)
+
+
+def _regions(cells: tuple[Cell, ...]) -> list[str]:
+    return list(dict.fromkeys(cell.region for cell in cells))

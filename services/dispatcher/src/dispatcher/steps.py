@@ -1,0 +1,191 @@
+"""Steps that are carried out: state written, effects published, both inside the caller's transaction.
+
+The order is *publish, then commit, then ack*. A crash before the commit leaves the state unmoved and the input
+unacknowledged: the same step is taken again and publishes the same messages with the same ids.
+"""
+
+from datetime import datetime, timedelta
+from typing import Final, assert_never
+
+from prometheus_client import Counter
+
+from dispatcher.jobs import StoredJob
+from dispatcher.progress import (
+    AnnounceAbort,
+    AnnounceStart,
+    CloseBatch,
+    Cut,
+    Effect,
+    Event,
+    Finish,
+    ImpossibleEventError,
+    InspectBatch,
+    OpenBatch,
+    ReportBatch,
+    Tally,
+    step,
+)
+from dispatcher.store import Work
+from dispatcher.tasks import make_tasks
+from parallax.bus.port import Bus
+from parallax.clock import Clock
+from parallax.contracts import messages
+from parallax.contracts.messages import Counts, ErrorInfo, ExecutionStatus, JobOutcome, Message, Reason
+from parallax.errors import PoisonError
+from parallax.telemetry import get_logger
+
+log = get_logger(__name__)
+
+BATCHES_OPENED: Final = Counter("parallax_dispatcher_batches_opened", "Batches whose executions were published")
+BATCHES_COMPLETED: Final = Counter("parallax_dispatcher_batches_completed", "Batches whose executions all ended")
+JOBS_FINISHED: Final = Counter("parallax_dispatcher_jobs_finished", "Jobs that ended", ["outcome", "reason"])
+
+
+class Steps:
+    """Takes steps of jobs."""
+
+    def __init__(self, bus: Bus, clock: Clock, *, inspect_after_s: float) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._inspect_after = timedelta(seconds=inspect_after_s)
+
+    @property
+    def inspect_after(self) -> timedelta:
+        """How long a batch may be silent."""
+        return self._inspect_after
+
+    async def take(self, work: Work, job: StoredJob, event: Event) -> StoredJob:
+        """Move a locked job; an event that changes nothing writes and publishes nothing.
+
+        Raises:
+            PoisonError: The event cannot have happened to this job.
+            UnavailableError: The bus or the database is away; the caller's transaction must not commit.
+        """
+        now = self._clock.now()
+        try:
+            progress, effects = step(job.progress, event, now)
+        except ImpossibleEventError as error:
+            raise PoisonError(f"job {job.job_id}: {error}") from error
+        moved = job.moved(progress)
+        if progress == job.progress:
+            return moved
+        outgoing = [message for effect in effects for message in await self._carry_out(work, moved, effect, now)]
+        finished = next((message for message in outgoing if isinstance(message, messages.JobFinished)), None)
+        await work.save(moved, finished=finished, inspect_after=self._inspect_after, now=now)
+        await self._bus.publish(*outgoing)
+        return moved
+
+    async def _carry_out(  # noqa: PLR0911 - one flat table
+        self, work: Work, job: StoredJob, effect: Effect, now: datetime
+    ) -> list[Message]:
+        match effect:
+            case OpenBatch():
+                return await _open(work, job, effect)
+            case CloseBatch():
+                return [await _close(work, job, effect, now)]
+            case InspectBatch(lane, index):
+                log.info("batch_inspected", job_id=job.job_id, lane=lane, question_index=index)
+                return [messages.InspectBatch(batch=(await work.batch(job, lane, index)).plan)]
+            case ReportBatch():
+                await _report(work, job, effect, now)
+                return []
+            case AnnounceStart(started_at):
+                return [messages.JobStarted(job_id=job.job_id, started_at=started_at)]
+            case AnnounceAbort(code, message):
+                reason = Reason(code=code, message=message)
+                return [messages.JobCancelled(job_id=job.job_id, reason=reason, cancelled_at=now)]
+            case Finish():
+                return [_finish(work, job, effect, now)]
+            case _:
+                assert_never(effect)
+
+
+async def _open(work: Work, job: StoredJob, effect: OpenBatch) -> list[Message]:
+    batch = await work.batch(job, effect.lane, effect.index)
+    opened = messages.BatchOpened(
+        batch=batch.plan.ref,
+        question_id=batch.plan.question_id,
+        executions=len(batch.plan.cells),
+        opened_at=effect.opened_at,
+        deadline_at=effect.deadline,
+    )
+
+    def note() -> None:
+        BATCHES_OPENED.inc()
+        log.info(
+            "batch_opened",
+            job_id=job.job_id,
+            question_id=batch.plan.question_id,
+            lane=effect.lane,
+            executions=len(batch.plan.cells),
+        )
+
+    work.on_commit.append(note)
+    made = make_tasks(
+        job.template,
+        batch.plan,
+        batch.question,
+        published_at=effect.opened_at,
+        deadline_at=effect.deadline,
+    )
+    return [opened, *made]
+
+
+async def _close(work: Work, job: StoredJob, effect: CloseBatch, now: datetime) -> messages.CloseBatch:
+    batch = (await work.batch(job, effect.lane, effect.index)).plan
+    closing = effect.closing
+    log.info("batch_closed", job_id=job.job_id, question_id=batch.question_id, lane=effect.lane, reason=closing.code)
+    return messages.CloseBatch(
+        batch=batch,
+        status=ExecutionStatus(closing.cut.value),
+        error=ErrorInfo(
+            error_class="deadline" if closing.cut is Cut.TIMED_OUT else "cancelled",
+            code=closing.code,
+            message=closing.message,
+            retryable=False,
+        ),
+        closed_at=now,
+    )
+
+
+async def _report(work: Work, job: StoredJob, effect: ReportBatch, now: datetime) -> None:
+    batch = await work.batch(job, effect.lane, effect.index)
+
+    def note() -> None:
+        BATCHES_COMPLETED.inc()
+        log.info(
+            "batch_completed",
+            job_id=job.job_id,
+            question_id=batch.plan.question_id,
+            lane=effect.lane,
+            counts=_counts(effect.tally).model_dump(),
+            duration_s=round((now - effect.opened_at).total_seconds(), 3),
+            cut_off_by=None if effect.closing is None else effect.closing.code,
+        )
+
+    work.on_commit.append(note)
+
+
+def _finish(work: Work, job: StoredJob, effect: Finish, now: datetime) -> messages.JobFinished:
+    def note() -> None:
+        JOBS_FINISHED.labels(outcome=effect.outcome.value, reason=effect.code).inc()
+        log.info("job_finished", job_id=job.job_id, outcome=effect.outcome.value, reason=effect.code)
+
+    work.on_commit.append(note)
+    return messages.JobFinished(
+        job_id=job.job_id,
+        outcome=JobOutcome(effect.outcome.value),
+        reason=Reason(code=effect.code, message=effect.message),
+        counts=_counts(effect.tally),
+        not_started=effect.not_started,
+        finished_at=now,
+    )
+
+
+def _counts(tally: Tally) -> Counts:
+    return Counts(
+        completed=tally.completed,
+        failed=tally.failed,
+        timed_out=tally.timed_out,
+        cancelled=tally.cancelled,
+    )

@@ -1,0 +1,293 @@
+"""The dispatcher's tables, as SQL. One transaction is one :class:`Work`; a job's row is locked before it moves."""
+
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from dispatcher.jobs import ChosenBatch, StoredJob
+from dispatcher.progress import Phase, Upcoming, codec
+from dispatcher.tasks import Template
+from parallax.contracts.job import Question
+from parallax.contracts.messages import JobAccepted, JobFinished, JobStarted
+from parallax.contracts.plan import BatchPlan, BatchRef, Cell
+from parallax.db.engine import transaction
+
+_ADMISSION_LOCK: Final = "dispatcher.admission"
+
+_INSERT_JOB = text("""
+    INSERT INTO dispatcher.jobs (id, content_sha256, accepted, template, state, phase, accepted_at, changed_at)
+    VALUES (:id, :content_sha256, CAST(:accepted AS jsonb), CAST(:template AS jsonb), CAST(:state AS jsonb),
+            :phase, :now, :now)
+""")
+_INSERT_QUESTIONS = text("""
+    INSERT INTO dispatcher.questions (job_id, question_index, id, text, tags, metadata)
+    SELECT :job_id, q.number - 1, q.id, q.text, CAST(q.tags AS jsonb), CAST(q.metadata AS jsonb)
+    FROM unnest(CAST(:ids AS text[]), CAST(:texts AS text[]), CAST(:tags AS text[]), CAST(:metadata AS text[]))
+         WITH ORDINALITY AS q (id, text, tags, metadata, number)
+""")
+_INSERT_CHOSEN = text("""
+    INSERT INTO dispatcher.chosen_batches (job_id, lane, question_index, size, cells)
+    SELECT :job_id, c.lane, c.question_index, jsonb_array_length(CAST(c.cells AS jsonb)), CAST(c.cells AS jsonb)
+    FROM unnest(CAST(:lanes AS text[]), CAST(:indexes AS integer[]), CAST(:cells AS text[]))
+         AS c (lane, question_index, cells)
+""")
+_UPDATE_JOB = text("""
+    UPDATE dispatcher.jobs
+    SET state = CAST(:state AS jsonb), phase = :phase, due_at = :due_at, finished = CAST(:finished AS jsonb),
+        changed_at = :now
+    WHERE id = :id
+""")
+_LOCK_JOB = text("SELECT id, template, state FROM dispatcher.jobs WHERE id = :id FOR UPDATE")
+_LOCK_DUE = text("""
+    SELECT id, template, state FROM dispatcher.jobs WHERE id = :id AND due_at <= :now FOR UPDATE SKIP LOCKED
+""")
+_LOCK_NEXT_QUEUED = text("""
+    SELECT id, template, state FROM dispatcher.jobs WHERE phase = 'queued'
+    ORDER BY position LIMIT 1 FOR UPDATE SKIP LOCKED
+""")
+_ANY_QUEUED = text("SELECT EXISTS (SELECT FROM dispatcher.jobs WHERE phase = 'queued')")
+_COUNT_ACTIVE = text("SELECT count(*) FROM dispatcher.jobs WHERE phase IN ('running', 'ending')")
+_DUE = text("SELECT id FROM dispatcher.jobs WHERE due_at <= :now ORDER BY due_at LIMIT :limit")
+_UNFINISHED = text("SELECT id FROM dispatcher.jobs WHERE phase <> 'finished' ORDER BY position")
+_NEWEST_FINISHED = text("""
+    SELECT accepted, finished FROM dispatcher.jobs WHERE phase = 'finished' ORDER BY changed_at DESC LIMIT :limit
+""")
+_SUBMITTED = text("SELECT content_sha256, accepted FROM dispatcher.jobs WHERE id = :id")
+_QUESTION = text("SELECT id, text FROM dispatcher.questions WHERE job_id = :job_id AND question_index = :index")
+_CHOSEN = text("""
+    SELECT cells FROM dispatcher.chosen_batches
+    WHERE job_id = :job_id AND lane = :lane AND question_index = :index
+""")
+_NEXT_CHOSEN = text("""
+    SELECT question_index, size FROM dispatcher.chosen_batches
+    WHERE job_id = :job_id AND lane = :lane AND question_index > :after
+    ORDER BY question_index LIMIT 1
+""")
+_ADVISORY_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))")
+_BURY = text("""
+    INSERT INTO dispatcher.tombstones (job_id, reason, created_at) VALUES (:job_id, :reason, :now)
+    ON CONFLICT (job_id) DO NOTHING
+""")
+_EXHUME = text("DELETE FROM dispatcher.tombstones WHERE job_id = :job_id RETURNING reason")
+_FORGET_TOMBSTONES = text("DELETE FROM dispatcher.tombstones WHERE created_at < :before")
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What was accepted under a job's id."""
+
+    content_sha256: bytes
+    accepted: JobAccepted
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBatch:
+    """A batch and the text of its question."""
+
+    plan: BatchPlan
+    question: str
+
+
+class Work:
+    """One transaction on the dispatcher's tables."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+        self.on_commit: list[Callable[[], None]] = []
+        """Called once the transaction is committed, for logs and metrics."""
+
+    async def lock_id(self, job_id: str) -> None:
+        """Wait for other transactions about a job that may not exist yet."""
+        await self._run(_ADVISORY_LOCK, key=f"dispatcher.job.{job_id}")
+
+    async def lock_admission(self) -> None:
+        """Wait for other dispatchers that start jobs."""
+        await self._run(_ADVISORY_LOCK, key=_ADMISSION_LOCK)
+
+    # --- jobs
+
+    async def submitted(self, job_id: str) -> Submitted | None:
+        """What was accepted under an id."""
+        row = await self._one(_SUBMITTED, id=job_id)
+        return row and Submitted(bytes(row.content_sha256), JobAccepted.model_validate_json(row.accepted))
+
+    async def insert(
+        self,
+        job: StoredJob,
+        accepted: JobAccepted,
+        content_sha256: bytes,
+        questions: Sequence[Question],
+        chosen: Sequence[ChosenBatch],
+    ) -> None:
+        """Store a new job. The caller holds the lock of its id."""
+        await self._run(
+            _INSERT_JOB,
+            id=job.job_id,
+            content_sha256=content_sha256,
+            accepted=accepted.model_dump_json(),
+            template=job.template.model_dump_json(),
+            state=json.dumps(codec.encode(job.progress)),
+            phase=job.progress.phase.value,
+            now=accepted.accepted_at,
+        )
+        await self._run(
+            _INSERT_QUESTIONS,
+            job_id=job.job_id,
+            ids=[question.id for question in questions],
+            texts=[question.text for question in questions],
+            tags=[json.dumps(question.tags) for question in questions],
+            metadata=[json.dumps(question.metadata) for question in questions],
+        )
+        if chosen:
+            await self._run(
+                _INSERT_CHOSEN,
+                job_id=job.job_id,
+                lanes=[batch.lane for batch in chosen],
+                indexes=[batch.question_index for batch in chosen],
+                cells=[json.dumps(batch.cells) for batch in chosen],
+            )
+
+    async def lock(self, job_id: str) -> StoredJob | None:
+        """The job, its row locked until the end of the transaction."""
+        return _job(await self._one(_LOCK_JOB, id=job_id))
+
+    async def lock_due(self, job_id: str, now: datetime) -> StoredJob | None:
+        """The job, locked, if it is still due and nobody else works on it."""
+        return _job(await self._one(_LOCK_DUE, id=job_id, now=now))
+
+    async def lock_next_queued(self) -> StoredJob | None:
+        """The job that waits longest, locked; passes over one that somebody else works on."""
+        return _job(await self._one(_LOCK_NEXT_QUEUED))
+
+    async def save(
+        self, job: StoredJob, *, finished: JobFinished | None, inspect_after: timedelta, now: datetime
+    ) -> None:
+        """Write how far a locked job is."""
+        await self._run(
+            _UPDATE_JOB,
+            id=job.job_id,
+            state=json.dumps(codec.encode(job.progress)),
+            phase=job.progress.phase.value,
+            due_at=job.progress.due_at(inspect_after),
+            finished=finished and finished.model_dump_json(),
+            now=now,
+        )
+
+    # --- sets of jobs
+
+    async def any_queued(self) -> bool:
+        """Whether a job waits for its turn."""
+        return bool((await self._connection.execute(_ANY_QUEUED)).scalar_one())
+
+    async def count_active(self) -> int:
+        """How many jobs have been started and have not ended."""
+        return int((await self._connection.execute(_COUNT_ACTIVE)).scalar_one())
+
+    async def due(self, now: datetime, limit: int) -> tuple[str, ...]:
+        """Jobs that the reaper has to look at, the most overdue first."""
+        return tuple((await self._connection.execute(_DUE, {"now": now, "limit": limit})).scalars())
+
+    async def unfinished(self) -> tuple[str, ...]:
+        """Every job that has not ended, in the order of admission."""
+        return tuple((await self._connection.execute(_UNFINISHED)).scalars())
+
+    async def newest_finished(self, limit: int) -> tuple[JobAccepted | JobFinished, ...]:
+        """What was announced about the jobs that ended last: acceptance and end of each."""
+        rows = await self._connection.execute(_NEWEST_FINISHED, {"limit": limit})
+        return tuple(
+            message
+            for row in rows
+            for message in (
+                JobAccepted.model_validate_json(row.accepted),
+                JobFinished.model_validate_json(row.finished),
+            )
+        )
+
+    # --- batches
+
+    async def batch(self, job: StoredJob, lane: str, index: int) -> PlannedBatch:
+        """A batch of a job. Reads one question, and one row of the choice when the job has one."""
+        question = await self._one(_QUESTION, job_id=job.job_id, index=index)
+        assert question is not None, "progress names only questions of the job"
+        cells: tuple[Cell, ...] = tuple(job.template.plan.cells(lane))
+        if job.template.partial:
+            chosen = await self._one(_CHOSEN, job_id=job.job_id, lane=lane, index=index)
+            assert chosen is not None, "progress names only batches with executions"
+            cells = tuple(Cell(*cell) for cell in json.loads(chosen.cells))
+        ref = BatchRef(job_id=job.job_id, lane=lane, question_index=index)
+        return PlannedBatch(BatchPlan(ref=ref, question_id=question.id, cells=cells), question.text)
+
+    async def upcoming(self, job: StoredJob, lane: str, after: int) -> Upcoming | None:
+        """The next batch of a lane that has executions."""
+        if job.template.partial:
+            row = await self._one(_NEXT_CHOSEN, job_id=job.job_id, lane=lane, after=after)
+            return row and Upcoming(row.question_index, row.size)
+        if after + 1 >= job.template.questions:
+            return None
+        return Upcoming(after + 1, sum(1 for _ in job.template.plan.cells(lane)))
+
+    # --- tombstones
+
+    async def bury(self, job_id: str, reason: str, now: datetime) -> None:
+        """Remember that a job that has not arrived was cancelled."""
+        await self._run(_BURY, job_id=job_id, reason=reason, now=now)
+
+    async def exhume(self, job_id: str) -> str | None:
+        """Why a job was cancelled before it arrived; the memory of it ends here."""
+        row = await self._one(_EXHUME, job_id=job_id)
+        return None if row is None else str(row.reason)
+
+    async def forget_tombstones(self, before: datetime) -> None:
+        """Forget cancellations whose job never came."""
+        await self._run(_FORGET_TOMBSTONES, before=before)
+
+    async def _run(self, statement: Any, **values: Any) -> None:
+        await self._connection.execute(statement, values)
+
+    async def _one(self, statement: Any, **values: Any) -> Any:
+        return (await self._connection.execute(statement, values)).one_or_none()
+
+
+class Store:
+    """Gives out transactions."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @asynccontextmanager
+    async def work(self) -> AsyncIterator[Work]:
+        """A transaction that commits at the end of the block.
+
+        Raises:
+            UnavailableError: See :func:`parallax.db.engine.transaction`.
+        """
+        async with transaction(self._engine) as connection:
+            work = Work(connection)
+            yield work
+        for committed in work.on_commit:
+            committed()
+
+    async def answers(self) -> bool:
+        """Whether the database answers."""
+        async with transaction(self._engine) as connection:
+            return bool((await connection.execute(text("SELECT true"))).scalar_one())
+
+
+def _job(row: Any) -> StoredJob | None:
+    if row is None:
+        return None
+    return StoredJob(row.id, Template.model_validate_json(row.template), codec.decode(json.loads(row.state)))
+
+
+def announcements(job: StoredJob, accepted: JobAccepted) -> tuple[JobAccepted | JobStarted, ...]:
+    """What was announced so far about a job that has not ended."""
+    started_at = job.progress.started_at
+    if job.progress.phase is Phase.QUEUED or started_at is None:
+        return (accepted,)
+    return (accepted, JobStarted(job_id=job.job_id, started_at=started_at))
