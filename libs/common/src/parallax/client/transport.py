@@ -4,13 +4,16 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpx
+from pydantic import BaseModel, ValidationError
 
 from parallax.client.errors import AccessDeniedError, ConflictError, NotFoundError
 from parallax.contracts.messages import Problem
 from parallax.errors import InvalidInputError, InvalidJobError, UnavailableError
+
+T = TypeVar("T", bound=BaseModel)
 
 TIMEOUT_S: Final = 30.0
 """Reads of the API answer in milliseconds; a submission of 15 MB may take a while to check."""
@@ -52,23 +55,28 @@ class Transport:
         """Close every connection."""
         await self._http.aclose()
 
-    async def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
-        """The JSON document at a path."""
-        return await self._request("GET", path, params=_given(params))
+    async def get(self, answer: type[T], path: str, params: Mapping[str, Any] | None = None) -> T:
+        """What is at a path."""
+        return self._parse(answer, await self._request("GET", path, params=_given(params)))
 
-    async def post(self, path: str, body: bytes, *, headers: Mapping[str, str] | None = None) -> Any:
-        """The JSON document that answers a posted one."""
-        return await self._request(
-            "POST", path, content=body, headers={"Content-Type": "application/json", **(headers or {})}
-        )
+    async def post(self, answer: type[T], path: str, body: bytes, *, headers: Mapping[str, str] | None = None) -> T:
+        """What answers a posted JSON document."""
+        headers = {"Content-Type": "application/json", **(headers or {})}
+        return self._parse(answer, await self._request("POST", path, content=body, headers=headers))
 
-    async def _request(self, method: str, path: str, **arguments: Any) -> Any:
+    def _parse(self, answer: type[T], body: bytes) -> T:
+        try:
+            return answer.model_validate_json(body)
+        except ValidationError as error:
+            raise UnavailableError(f"{self.url}: the answer is not one of Parallax's API") from error
+
+    async def _request(self, method: str, path: str, **arguments: Any) -> bytes:
         try:
             response = await self._http.request(method, path, **arguments)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
         if response.is_success:
-            return _json(response.content, self.url)
+            return response.content
         raise self._refusal(response.status_code, response.content)
 
     @asynccontextmanager
@@ -117,15 +125,6 @@ class Transport:
 
 def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (params or {}).items() if value is not None}
-
-
-def _json(body: bytes, url: str) -> Any:
-    if not body:
-        return None
-    try:
-        return json.loads(body)
-    except ValueError as error:
-        raise UnavailableError(f"{url}: the answer is not JSON; is this the API of Parallax?") from error
 
 
 async def _bounded(response: httpx.Response) -> bytes:

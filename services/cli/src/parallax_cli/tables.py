@@ -1,0 +1,140 @@
+"""Jobs, answers and regions as tables for people. Text from models is made harmless and cut."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from parallax.client.models import (
+    CellExecution,
+    ExecutionBrief,
+    JobBrief,
+    Matrix,
+    MatrixCell,
+    MatrixRow,
+    Regions,
+    Summary,
+)
+from parallax_cli.text import one_line
+from parallax_cli.view import STATUS_STYLES, duration
+
+ANSWER_CHARS = 110
+"""Characters of an answer in a cell; the whole text is in the results."""
+QUESTION_CHARS = 120
+
+
+def status_text(status: str) -> Text:
+    """A status in its colour."""
+    return Text(status, style=STATUS_STYLES.get(status, ""))
+
+
+def jobs_table(jobs: Iterable[JobBrief]) -> Table:
+    """Jobs, one per row."""
+    table = _table("job", "name", "status", "executions", "completed", "created", "took")
+    for job in jobs:
+        took = (job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else None
+        table.add_row(
+            Text(one_line(job.id)),
+            Text(one_line(job.name or "-", 40)),
+            status_text(job.status.value),
+            f"{job.counts.total}/{job.executions if job.executions is not None else '?'}",
+            str(job.counts.completed),
+            job.created_at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+            duration(took),
+        )
+    return table
+
+
+def answers_table(matrix: Matrix, rows: Sequence[MatrixRow]) -> Table:
+    """Question x model x region: one row per question and model, one column per region."""
+    table = _table("question", "model", *matrix.regions, lines=True)
+    for row in rows:
+        cells = {(cell.model_id, cell.region): cell for cell in row.cells}
+        for number, model in enumerate(matrix.models):
+            question = Text(one_line(row.question_id), style="bold") if number == 0 else Text()
+            if number == 0 and row.text:
+                question.append("\n" + one_line(row.text, QUESTION_CHARS), style="not bold")
+            answers = [_answer(cells.get((model, region))) for region in matrix.regions]
+            table.add_row(question, Text(one_line(model)), *answers)
+    return table
+
+
+def _answer(cell: MatrixCell | None) -> Text:
+    if cell is None or not cell.executions:
+        return Text("-", style="dim")
+    first = cell.executions[0]
+    text = _outcome(first)
+    if len(cell.executions) > 1:
+        text.append(f"  (+{len(cell.executions) - 1} more samples)", style="dim")
+    return text
+
+
+def _outcome(execution: CellExecution) -> Text:
+    if execution.status.value != "completed":
+        return status_text(execution.status.value)
+    text = Text(one_line(execution.excerpt or "", ANSWER_CHARS))
+    if execution.refused:
+        text.append("  [refused]", style="yellow")
+    return text if text.plain else Text("[empty answer]", style="dim")
+
+
+def executions_table(executions: Iterable[ExecutionBrief]) -> Table:
+    """Executions, one per row."""
+    table = _table("question", "model", "region", "sample", "status", "took", "tokens", "answer")
+    for execution in executions:
+        said = execution.excerpt or ""
+        if execution.error is not None:
+            said = f"{execution.error.error_class}: {execution.error.message}"
+        table.add_row(
+            Text(one_line(execution.question_id)),
+            Text(one_line(execution.model_id)),
+            Text(one_line(execution.region)),
+            str(execution.sample),
+            status_text(execution.status.value),
+            duration(execution.duration_s),
+            str(execution.completion_tokens) if execution.completion_tokens is not None else "-",
+            Text(one_line(said, ANSWER_CHARS)),
+        )
+    return table
+
+
+def summary_table(summary: Summary) -> Table:
+    """How each model did in each region."""
+    table = _table("model", "region", "executions", "success", "p50", "p95", "tokens", "attempts", "refusals", "empty")
+    for row in summary.rows:
+        table.add_row(
+            Text(one_line(row.model_id)),
+            Text(one_line(row.region)),
+            str(row.executions),
+            f"{row.success_rate:.0%}",
+            duration(row.latency_s.p50) if row.latency_s else "-",
+            duration(row.latency_s.p95) if row.latency_s else "-",
+            str(row.tokens.prompt + row.tokens.completion),
+            str(row.attempts),
+            str(row.refusals),
+            str(row.empties),
+        )
+    return table
+
+
+def regions_table(regions: Regions) -> Table:
+    """Regions with their executors."""
+    table = _table("region", "executors", "in flight", "budget", "waiting", "models", "last error")
+    for region in regions.regions:
+        table.add_row(
+            Text(one_line(region.id) + (" (simulated)" if region.simulated else "")),
+            str(len(region.executors)),
+            str(region.in_flight),
+            str(region.budget),
+            str(region.queue_depth) if region.queue_depth is not None else "?",
+            Text(one_line(", ".join(region.models), 60)),
+            Text(one_line(region.last_error or "-", 80)),
+        )
+    return table
+
+
+def _table(*columns: str, lines: bool = False) -> Table:
+    table = Table(show_lines=lines, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
