@@ -1,0 +1,132 @@
+"""Answers to the dispatcher about single batches: end one, or say how far it is."""
+
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from parallax.bus.port import Bus
+from parallax.clock import Clock
+from parallax.contracts.messages import (
+    BatchIncomplete,
+    CloseBatch,
+    ExecutionStatus,
+    InspectBatch,
+)
+from parallax.contracts.plan import BatchPlan
+from parallax.contracts.routing import FACTS
+from parallax.errors import PoisonError
+from results import batches, heartbeats
+from results.batches import BatchSize
+from results.facts import BatchKey
+from results.writing import writing
+
+_CLOSE: Final = text(f"""
+    WITH missing AS (
+        INSERT INTO results.executions (
+            execution_id, job_id, lane, question_index, question_id, model_id, model, region, sample, status,
+            observed, messages, error, attempts, completed_at)
+        SELECT c.execution_id, :job_id, :lane, :question_index, :question_id, c.model_id,
+               coalesce(m.model, c.model_id), c.region, c.sample, :status, false, '[]', CAST(:error AS jsonb), '[]',
+               :closed_at
+        FROM unnest(CAST(:ids AS uuid[]), CAST(:models AS text[]), CAST(:regions AS text[]),
+                    CAST(:samples AS integer[])) AS c (execution_id, model_id, region, sample)
+        LEFT JOIN (
+            SELECT m ->> 'id' AS model_id, m ->> 'model' AS model
+            FROM results.jobs j, jsonb_array_elements(j.spec -> 'models') AS m
+            WHERE j.job_id = :job_id
+        ) m USING (model_id)
+        ON CONFLICT (execution_id) DO NOTHING
+        RETURNING status
+    ), added AS (
+        SELECT count(*) AS executions FROM missing
+    )
+    UPDATE results.batches b SET
+        completed = completed + CASE WHEN :status = 'completed' THEN executions ELSE 0 END,
+        failed = failed + CASE WHEN :status = 'failed' THEN executions ELSE 0 END,
+        timed_out = timed_out + CASE WHEN :status = 'timed_out' THEN executions ELSE 0 END,
+        cancelled = cancelled + CASE WHEN :status = 'cancelled' THEN executions ELSE 0 END,
+        closed_status = coalesce(closed_status, :status),
+        closed_error = coalesce(closed_error, CAST(:error AS jsonb)),
+        closed_at = coalesce(closed_at, :closed_at)
+    FROM added
+    WHERE job_id = :job_id AND lane = :lane AND question_index = :question_index
+    RETURNING {batches.COLUMNS}
+""")  # noqa: S608 - made of constants
+
+_RECORDED: Final = text("SELECT execution_id FROM results.executions WHERE execution_id = ANY(CAST(:ids AS uuid[]))")
+
+
+async def close(engine: AsyncEngine, bus: Bus, clock: Clock, message: CloseBatch) -> None:
+    """Write a synthetic fact for every execution of a batch that has none, and signal that the batch is full.
+
+    Idempotent: a repetition finds nothing missing, and signals again. A fact that arrives later is a repetition
+    for the ledger, or, when observed, replaces the synthetic one.
+
+    Raises:
+        PoisonError: The batch is to be closed as completed, which would invent answers.
+    """
+    if message.status is ExecutionStatus.COMPLETED:
+        raise PoisonError("a batch cannot be closed as completed: its missing executions have no answers")
+    now = clock.now()
+    async with writing(engine) as connection:
+        await batches.lock_planned(connection, _size(message.batch))
+        closed = await connection.execute(_CLOSE, _closing(message))
+        after = batches.of_row(closed.one())
+        full = await batches.fill(connection, [after], now)
+    batches.log_fresh(full, now)
+    await bus.publish(*[batch.signal() for batch in full])
+
+
+def _closing(message: CloseBatch) -> dict[str, object]:
+    cells = message.batch.execution_ids()
+    return {
+        **message.batch.ref.model_dump(),
+        "question_id": message.batch.question_id,
+        "status": message.status.value,
+        "error": message.error.model_dump_json(),
+        "closed_at": message.closed_at,
+        "ids": list(cells),
+        "models": [cell.model_id for cell in cells.values()],
+        "regions": [cell.region for cell in cells.values()],
+        "samples": [cell.sample for cell in cells.values()],
+    }
+
+
+async def inspect(engine: AsyncEngine, bus: Bus, clock: Clock, message: InspectBatch) -> None:
+    """Answer how far a batch is: ``BatchCompleted``, or ``BatchIncomplete`` with what is missing.
+
+    Missing is what has no fact and is not running on a live executor. While facts still wait in their queue
+    nothing is called missing, for its fact may be among them; the dispatcher will ask again.
+    """
+    caught_up = await bus.depth(FACTS) == 0
+    now = clock.now()
+    async with writing(engine) as connection:
+        running = await heartbeats.running(connection, message.batch.ref.job_id, now)
+        batch = await batches.lock_planned(connection, _size(message.batch))
+        recorded = await _recorded(connection, message.batch)
+        full = await batches.fill(connection, [batch], now)
+    batches.log_fresh(full, now)
+    await bus.publish(full[0].signal() if full else _incomplete(message.batch, recorded, running, caught_up=caught_up))
+
+
+async def _recorded(connection: AsyncConnection, plan: BatchPlan) -> set[UUID]:
+    rows = await connection.execute(_RECORDED, {"ids": list(plan.execution_ids())})
+    return set(rows.scalars())
+
+
+def _incomplete(plan: BatchPlan, recorded: set[UUID], running: set[UUID], *, caught_up: bool) -> BatchIncomplete:
+    open_cells = {each: cell for each, cell in plan.execution_ids().items() if each not in recorded}
+    missing = tuple(cell for each, cell in open_cells.items() if each not in running)
+    return BatchIncomplete(
+        batch=plan.ref,
+        recorded=len(recorded),
+        running=len(open_cells) - len(missing),
+        missing=missing if caught_up else (),
+    )
+
+
+def _size(plan: BatchPlan) -> BatchSize:
+    key = BatchKey(plan.ref.job_id, plan.ref.lane, plan.ref.question_index)
+    return BatchSize(key, plan.question_id, len(plan.cells))

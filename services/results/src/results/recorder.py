@@ -1,0 +1,208 @@
+"""Takes facts from the bus and settles them in flushes: record, signal full batches, acknowledge.
+
+A flush begins when the one before it is done and something waits: one fact when little happens, hundreds under
+load, and no timer in between. A crash between the three steps makes the bus deliver the facts again; the ledger
+then finds nothing new, full batches are signalled again, and the facts are acknowledged.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, NamedTuple, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from parallax.bus.port import Bus, Consumption, Delivery
+from parallax.clock import Clock
+from parallax.contracts.routing import FACTS
+from parallax.errors import PoisonError, StaleDeliveryError, UnavailableError, UnroutableError
+from parallax.telemetry import get_logger
+from results import ledger
+from results.facts import Fact, read_fact
+from results.writing import ping
+
+FLUSH_FACTS: Final = 300
+"""Most facts in one transaction: more gain nothing measurable and hold the locks of their batches longer."""
+FLUSH_BYTES: Final = 16 * 1024 * 1024
+"""Most bytes in one transaction, so that long answers cannot fill the memory here or in the database."""
+PREFETCH: Final = 2 * FLUSH_FACTS
+"""The next flush arrives while one is written; quorum queues allow at most 2,000."""
+FIRST_PAUSE_S: Final = 0.1
+LONGEST_PAUSE_S: Final = 5.0
+"""Pauses double from the first to the longest: a restarted server is noticed within seconds and not hammered."""
+BUG_PAUSE_S: Final = 1.0
+"""Before a fact that met a bug goes back, so that it cannot spin through its deliveries."""
+HOLD_LIMIT_S: Final = 900.0
+"""Longest time facts are held while a server is away; well below the broker's consumer timeout of 30 minutes.
+
+Afterwards they go back once and are fetched again when the server answers, however long that takes: being
+delivered again and again would use up their deliveries and make dead letters of paid answers.
+"""
+
+T = TypeVar("T")
+
+log = get_logger(__name__)
+
+
+class _Held(NamedTuple):
+    delivery: Delivery
+    fact: Fact
+
+
+class Recorder:
+    """The consumer of facts. Several may run at once, in one process or in many."""
+
+    def __init__(self, *, bus: Bus, engine: AsyncEngine, clock: Clock) -> None:
+        self._bus = bus
+        self._engine = engine
+        self._clock = clock
+        self._waiting: deque[Delivery] = deque()
+        self._arrived = asyncio.Event()
+        self._consumption: Consumption | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self._pausing = False
+
+    @property
+    def live(self) -> bool:
+        """Whether facts arrive and are being written right now."""
+        running = self._task is not None and not self._task.done()
+        return running and self._consumption is not None and self._consumption.live
+
+    async def start(self) -> None:
+        """Begin to take facts."""
+        await self._consume()
+        self._task = asyncio.create_task(self._run(), name="record facts")
+
+    async def close(self, grace_s: float = 0.0) -> None:
+        """Take nothing more, write what is here within ``grace_s``, give the rest back.
+
+        A flush that merely waits for a server to come back is not waited for.
+        """
+        self._closing = True
+        if self._consumption is not None:
+            await self._consumption.stop()
+        self._arrived.set()
+        if self._task is not None:
+            if not self._pausing:
+                await asyncio.wait([self._task], timeout=grace_s)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._consumption is not None:
+            await self._consumption.close()
+
+    async def _consume(self) -> None:
+        self._consumption = await self._bus.consume(FACTS, prefetch=PREFETCH, handler=self._take)
+
+    def _take(self, delivery: Delivery) -> None:
+        self._waiting.append(delivery)
+        self._arrived.set()
+
+    async def _run(self) -> None:
+        while self._waiting or not self._closing:
+            if not self._waiting:
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            try:
+                await self._settle(self._next_flush())
+            except UnavailableError as error:
+                if self._closing:
+                    return
+                await self._sit_out(error)
+
+    def _next_flush(self) -> list[Delivery]:
+        flush = [self._waiting.popleft()]
+        size_bytes = len(flush[0].body)
+        while self._waiting and len(flush) < FLUSH_FACTS:
+            size_bytes += len(self._waiting[0].body)
+            if size_bytes > FLUSH_BYTES:
+                break
+            flush.append(self._waiting.popleft())
+        return flush
+
+    async def _settle(self, flush: Sequence[Delivery]) -> None:
+        held: list[_Held] = []
+        for delivery in flush:
+            try:
+                held.append(_Held(delivery, read_fact(delivery.body)))
+            except PoisonError as error:
+                await self._reject(delivery, error)
+        if held:
+            await self._record(held)
+
+    async def _record(self, held: Sequence[_Held]) -> None:
+        """Record, signal, acknowledge. A fact that the database refuses is found by halving, and spares the others."""
+        facts = [each.fact for each in held]
+        try:
+            full = await self._patiently(lambda: ledger.record(self._engine, facts, self._clock.now()))
+        except (UnavailableError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            if len(held) > 1:
+                middle = len(held) // 2
+                await self._record(held[:middle])
+                await self._record(held[middle:])
+            elif isinstance(error, PoisonError):
+                await self._reject(held[0].delivery, error)
+            else:
+                log.exception("fact_not_recorded", execution=str(facts[0].execution_id))
+                await self._pause(BUG_PAUSE_S)
+                await _unless_stale(held[0].delivery.requeue())
+            return
+        if full:
+            await self._patiently(lambda: self._bus.publish(*[batch.signal() for batch in full]))
+        await _unless_stale(held[-1].delivery.ack(multiple=True))
+
+    async def _reject(self, delivery: Delivery, error: PoisonError) -> None:
+        log.warning("fact_refused", reason=str(error))
+        await self._patiently(lambda: _unless_stale(delivery.reject(str(error))))
+
+    async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T:
+        """The step's result, however often a server is away meanwhile.
+
+        Raises:
+            UnavailableError: It was away for ``HOLD_LIMIT_S``, or the recorder is closing.
+        """
+        pause_s, since = FIRST_PAUSE_S, self._clock.monotonic()
+        while True:
+            try:
+                return await step()
+            except (UnavailableError, UnroutableError) as error:
+                if self._clock.monotonic() - since >= HOLD_LIMIT_S:
+                    raise UnavailableError(str(error)) from error
+                log.warning("server_unavailable", queue=FACTS.name, error=str(error), retry_in_s=pause_s)
+                await self._pause(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _sit_out(self, error: UnavailableError) -> None:
+        """Give every fact back and take them again when the database answers."""
+        log.error("facts_given_back", error=str(error))
+        assert self._consumption is not None
+        await self._consumption.close()
+        self._waiting.clear()
+        while True:
+            await self._pause(LONGEST_PAUSE_S)
+            try:
+                await ping(self._engine)
+                await self._consume()
+            except UnavailableError:
+                continue
+            return
+
+    async def _pause(self, seconds: float) -> None:
+        if self._closing:
+            raise UnavailableError("closing")
+        self._pausing = True
+        try:
+            await self._clock.sleep(seconds)
+        finally:
+            self._pausing = False
+
+
+async def _unless_stale(settling: Awaitable[None]) -> None:
+    """Settle a delivery, unless its channel is gone: then it will be delivered again."""
+    try:
+        await settling
+    except StaleDeliveryError:
+        log.info("delivery_went_stale", queue=FACTS.name)
