@@ -116,7 +116,8 @@ class Turnstile:
     gate: Gate
     clock: Clock
     random: Random
-    on_change: Callable[[EndpointState], None]
+    on_change: Callable[[EndpointState, str], None]
+    """Told the new state and why."""
     _waiting: deque[asyncio.Future[Ticket]] = field(default_factory=deque)
     _alarm: asyncio.Task[None] | None = None
 
@@ -141,15 +142,15 @@ class Turnstile:
             return
         before = self.gate.state
         self.gate.answered(ticket, self.clock.monotonic())
-        self._report(before)
+        self._report(before, "calls are answered again")
         self._pump()
 
-    def refused(self, ticket: Ticket, *, state: EndpointState, retry_after_s: float | None) -> None:
+    def refused(self, ticket: Ticket, *, state: EndpointState, retry_after_s: float | None, reason: str) -> None:
         """The endpoint does not take calls just now."""
         before = self.gate.state
         now = self.clock.monotonic()
         self.gate.refused(ticket, now, state=state, retry_after_s=retry_after_s, draw=self.random.random())
-        self._report(before)
+        self._report(before, reason)
         self._pump()
 
     def released(self, ticket: Ticket) -> None:
@@ -163,9 +164,9 @@ class Turnstile:
             self._alarm.cancel()
             await asyncio.gather(self._alarm, return_exceptions=True)
 
-    def _report(self, before: EndpointState) -> None:
+    def _report(self, before: EndpointState, reason: str) -> None:
         if self.gate.state != before:
-            self.on_change(self.gate.state)
+            self.on_change(self.gate.state, reason)
 
     def _pump(self) -> None:
         while self._waiting:

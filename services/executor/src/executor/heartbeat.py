@@ -1,0 +1,53 @@
+"""Signs of life: what this executor holds and how its endpoint is."""
+
+from datetime import datetime
+
+from executor.facts import clean
+from executor.runner import Runner
+from executor.settings import Settings
+from parallax.bus.port import Bus
+from parallax.clock import Clock
+from parallax.contracts.messages import ExecutorHeartbeat
+from parallax.errors import ParallaxError
+from parallax.telemetry import get_logger
+
+log = get_logger(__name__)
+
+
+class Heartbeat:
+    """Publishes the state of one runner, regularly and once more when it leaves."""
+
+    def __init__(self, bus: Bus, runner: Runner, clock: Clock, settings: Settings) -> None:
+        self._bus = bus
+        self._runner = runner
+        self._clock = clock
+        self._settings = settings
+        self._started_at: datetime = clock.now()
+
+    async def run(self) -> None:
+        """Send for ever; a heartbeat that cannot be sent is skipped, the next one says it all."""
+        while True:
+            await self.send()
+            await self._clock.sleep(self._settings.heartbeat_s)
+
+    async def send(self, *, leaving: bool = False) -> None:
+        """Send one; the last one says that this executor leaves and holds nothing any more."""
+        try:
+            await self._bus.publish(self._now(leaving=leaving))
+        except ParallaxError as error:
+            log.warning("heartbeat not sent", error=str(error)[:500])
+
+    def _now(self, *, leaving: bool) -> ExecutorHeartbeat:
+        last_error = self._runner.last_error
+        return ExecutorHeartbeat(
+            executor_id=self._settings.executor_id,
+            region=self._settings.region,
+            budget=self._settings.budget,
+            running=self._runner.running(),
+            models=self._runner.models,
+            endpoint_state=self._runner.endpoint_state,
+            last_error=clean(last_error)[0][:2000] if last_error else None,
+            started_at=self._started_at,
+            sent_at=self._clock.now(),
+            stopping=leaving,
+        )
