@@ -17,7 +17,8 @@ def create_endpoint(url: str, env: Mapping[str, str]) -> Endpoint:
 
     Schemes: ``openai+http``, ``openai+https``, ``modal``. For OpenAI-compatible servers
     ``PARALLAX_ENDPOINT_API_KEY`` or ``PARALLAX_ENDPOINT_API_KEY_FILE`` gives the bearer token, and
-    ``PARALLAX_ENDPOINT_HEADERS_FILE`` further headers, one ``Name: value`` a line.
+    ``PARALLAX_ENDPOINT_HEADERS_FILE`` further headers, one ``Name: value`` a line; Modal takes ``MODAL_TOKEN_ID`` and
+    ``MODAL_TOKEN_SECRET``.
 
     Raises:
         InvalidInputError: The URL or one of the files cannot be right.
@@ -34,7 +35,7 @@ def create_endpoint(url: str, env: Mapping[str, str]) -> Endpoint:
             # Imported here: the package modal is an optional dependency.
             from executor.endpoints.modal import create_modal_endpoint  # noqa: PLC0415
 
-            return create_modal_endpoint(url)
+            return create_modal_endpoint(url, env)
         case _:
             raise InvalidInputError(
                 f"endpoint {url!r:.200} has an unknown scheme; allowed: openai+http, openai+https, modal"
