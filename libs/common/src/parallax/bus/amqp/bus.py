@@ -1,0 +1,198 @@
+"""The bus of one service on RabbitMQ: two connections, so that a broker that stops publishers still takes acks."""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from aiormq.abc import AbstractConnection
+from yarl import URL
+
+from parallax.bus.amqp.consumption import AmqpConsumption
+from parallax.bus.amqp.following import AmqpFollowing
+from parallax.bus.amqp.link import Link, close_channel, loss_is_unavailable
+from parallax.bus.amqp.publisher import PUBLISH_TIMEOUT_S, Outgoing, Publisher
+from parallax.bus.amqp.topology import Topology
+from parallax.bus.port import Delivery
+from parallax.contracts.messages import Message, encode
+from parallax.contracts.routing import Queue
+from parallax.errors import InvalidInputError
+
+DEFAULT_NAMESPACE: Final = "parallax"
+MAX_PREFETCH: Final = 2_000
+"""Quorum queues take no larger one."""
+MAX_SHORT_STRING: Final = 255
+"""Bytes of an AMQP short string, such as a routing key or a correlation id."""
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class AmqpBus:
+    """See :class:`parallax.bus.port.Bus`. Made by :func:`connect`."""
+
+    def __init__(self, *, publishing: Link, consuming: Link, publisher: Publisher, topology: Topology) -> None:
+        self._publishing = publishing
+        self._consuming = consuming
+        self._publisher = publisher
+        self._topology = topology
+        self._open: list[AmqpConsumption | AmqpFollowing] = []
+
+    @property
+    def live(self) -> bool:
+        """Whether both connections are there right now."""
+        return self._publishing.live and self._consuming.live
+
+    async def publish(self, *messages: Message) -> None:
+        """See :meth:`parallax.bus.port.Bus.publish`."""
+        await self._publisher.send_all([self._publisher.outgoing(message) for message in messages])
+
+    async def publish_raw(
+        self,
+        queue: Queue,
+        body: bytes,
+        *,
+        headers: Mapping[str, object] | None = None,
+        reply_to: str | None = None,
+        correlation_id: str | None = None,
+    ) -> None:
+        """Put any bytes straight into a queue."""
+        await self._publisher.send(
+            Outgoing(
+                "",
+                self._topology.name(queue),
+                body,
+                headers=headers,
+                reply_to=reply_to,
+                correlation_id=correlation_id,
+            )
+        )
+
+    async def reply(self, delivery: Delivery, message: Message) -> None:
+        """See :meth:`parallax.bus.port.Bus.reply`.
+
+        ``reply_to`` comes from outside: an address among our own queues is ignored, as is one that cannot exist.
+        """
+        address = delivery.reply_to
+        if not address or address.startswith(f"{self._topology.namespace}."):
+            return
+        if max(len(text.encode()) for text in (address, delivery.correlation_id or "")) > MAX_SHORT_STRING:
+            return
+        await self._publisher.send(
+            Outgoing("", address, encode(message), mandatory=False, correlation_id=delivery.correlation_id)
+        )
+
+    async def consume(self, queue: Queue, *, prefetch: int, handler: Callable[[Delivery], None]) -> AmqpConsumption:
+        """See :meth:`parallax.bus.port.Bus.consume`.
+
+        Raises:
+            UnavailableError: The broker cannot be reached now; once begun, a consumption outlives that.
+        """
+        if not 1 <= prefetch <= MAX_PREFETCH:
+            raise ValueError(f"prefetch must be between 1 and {MAX_PREFETCH}, not {prefetch}")
+        consumption = AmqpConsumption(
+            self._consuming, self._publisher, self._topology, queue, prefetch=prefetch, handler=handler
+        )
+        await consumption.start()
+        self._open.append(consumption)
+        return consumption
+
+    async def follow(self, stream: Queue, handler: Callable[[bytes], None]) -> AmqpFollowing:
+        """See :meth:`parallax.bus.port.Bus.follow`.
+
+        Raises:
+            UnavailableError: The broker cannot be reached now; once begun, a following outlives that.
+        """
+        following = AmqpFollowing(self._consuming, self._publisher, self._topology, stream, handler)
+        await following.start()
+        self._open.append(following)
+        return following
+
+    async def depth(self, queue: Queue) -> int:
+        """See :meth:`parallax.bus.port.Bus.depth`. A queue that does not exist is made, and empty."""
+        name = self._topology.name(queue)
+        connection = await self._consuming.connection()
+        with loss_is_unavailable(f"asking for the depth of {name}"):
+            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+                await self._topology.declare(connection, (queue,))
+                channel = await connection.channel(publisher_confirms=False)
+                answer = await channel.queue_declare(name, passive=True)
+        await close_channel(channel)
+        return answer.message_count or 0
+
+    async def declare(self) -> None:
+        """Make whatever queue or exchange of the installation is missing."""
+        connection = await self._consuming.connection()
+        with loss_is_unavailable("declaring the queues"):
+            await self._topology.declare(connection)
+
+    async def close(self) -> None:
+        """See :meth:`parallax.bus.port.Bus.close`."""
+        opened, self._open = self._open, []
+        for each in opened:
+            await each.close()
+        await self._consuming.close()
+        await self._publishing.close()
+
+
+async def connect(
+    url: str,
+    *,
+    namespace: str = DEFAULT_NAMESPACE,
+    regions: Iterable[str],
+    name: str,
+    publish_timeout_s: float = PUBLISH_TIMEOUT_S,
+) -> AmqpBus:
+    """Connect to a broker and declare the installation's queues.
+
+    ``name`` is what the broker shows for the connections.
+
+    Raises:
+        InvalidInputError: The URL or the namespace cannot be right.
+        UnavailableError: The broker does not answer or does not let us in.
+    """
+    topology = Topology(parse_namespace(namespace), regions)
+    parsed = parse_url(url)
+
+    async def prepare(connection: AbstractConnection) -> None:
+        await topology.declare(connection)
+
+    publishing = Link(parsed, name=f"{name} publish", prepare=prepare)
+    consuming = Link(parsed, name=f"{name} consume", prepare=prepare)
+    publisher = Publisher(publishing, topology, timeout_s=publish_timeout_s)
+    bus = AmqpBus(publishing=publishing, consuming=consuming, publisher=publisher, topology=topology)
+    try:
+        await publishing.connection()
+        await consuming.connection()
+    except BaseException:
+        await bus.close()
+        raise
+    return bus
+
+
+def parse_url(url: str) -> URL:
+    """The broker's URL; the error never repeats it, because it may hold a password.
+
+    Raises:
+        InvalidInputError: It is not an AMQP URL.
+    """
+    try:
+        parsed = URL(url)
+        usable = parsed.scheme in ("amqp", "amqps") and bool(parsed.host)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise InvalidInputError("the broker's URL must look like amqp://user:password@host:5672/vhost (or amqps://…)")
+    return URL(url)
+
+
+def parse_namespace(namespace: str) -> str:
+    """The namespace.
+
+    Raises:
+        InvalidInputError: It cannot be part of a queue's name.
+    """
+    if not _NAMESPACE.fullmatch(namespace) or namespace.startswith("amq."):
+        raise InvalidInputError(
+            f"namespace {namespace!r}: use letters, digits, dot, underscore and dash, at most 64, and not amq."
+        )
+    return namespace

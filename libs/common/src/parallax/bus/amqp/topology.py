@@ -1,0 +1,67 @@
+"""The exchanges and queues of one installation, declared from the routing table."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from aiormq.abc import AbstractConnection
+from aiormq.exceptions import ChannelPreconditionFailed
+from pamqp.common import FieldValue
+
+from parallax.contracts.routing import Queue, QueueKind, topology
+from parallax.errors import UnroutableError
+
+log = logging.getLogger(__name__)
+
+STREAM_ARGUMENTS: Final[Mapping[str, FieldValue]] = {
+    "x-queue-type": "stream",
+    "x-max-age": "8D",
+    "x-stream-max-segment-size-bytes": 1_000_000,
+}
+"""A task lives at most 7 days (the largest batch deadline), so its cancellation must be readable for longer than that.
+Retention drops whole segments: 1 MB is some thousands of cancellations."""
+QUORUM_ARGUMENTS: Final[Mapping[str, FieldValue]] = {"x-queue-type": "quorum"}
+"""Nothing else: limits and dead-lettering are policies, which can be changed and mean the same on any version."""
+
+
+class Topology:
+    """Names and declarations of one installation on a broker that others may share."""
+
+    def __init__(self, namespace: str, regions: Iterable[str]) -> None:
+        self.namespace = namespace
+        self.exchange = namespace
+        self.dead_exchange = f"{namespace}.dead"
+        self.queues = topology(regions)
+        self._names = frozenset(queue.name for queue in self.queues)
+
+    def name(self, queue: Queue) -> str:
+        """The queue's name on the broker.
+
+        Raises:
+            UnroutableError: It is not a queue of this installation (an unknown region, for example).
+        """
+        if queue.name not in self._names:
+            raise UnroutableError(f"there is no queue {queue.name!r} in this installation")
+        return f"{self.namespace}.{queue.name}"
+
+    async def declare(self, connection: AbstractConnection, queues: Sequence[Queue] | None = None) -> None:
+        """Make whatever is missing of the given queues, or of all; what is there stays as it is."""
+        channel = await connection.channel(publisher_confirms=False)
+        await channel.exchange_declare(self.exchange, exchange_type="topic", durable=True)
+        await channel.exchange_declare(self.dead_exchange, exchange_type="topic", durable=True)
+        for queue in self.queues if queues is None else queues:
+            name = self.name(queue)
+            try:
+                await channel.queue_declare(name, durable=True, arguments=dict(arguments_of(queue)))
+            except ChannelPreconditionFailed as error:
+                # Made by another version or by hand: it works as it is, and failing here would stop every service.
+                log.warning("queue %s exists with other properties than declared: %s", name, error)
+                channel = await connection.channel(publisher_confirms=False)
+            for key in queue.keys:
+                await channel.queue_bind(name, self.dead_exchange if queue.dead else self.exchange, routing_key=key)
+        await channel.close()
+
+
+def arguments_of(queue: Queue) -> Mapping[str, FieldValue]:
+    """What a queue is declared with."""
+    return STREAM_ARGUMENTS if queue.kind is QueueKind.STREAM else QUORUM_ARGUMENTS
