@@ -49,6 +49,8 @@ def create_engine(url: str, *, application_name: str, pool_size: int = 5) -> Asy
                 "lock_timeout": str(LOCK_TIMEOUT_MS),
                 "idle_in_transaction_session_timeout": str(IDLE_TRANSACTION_TIMEOUT_MS),
                 "jit": "off",
+                # A plan made while a table was empty and then kept reads the whole table once it has grown.
+                "plan_cache_mode": "force_custom_plan",
             },
         },
     )
