@@ -156,9 +156,9 @@ def _end(job: Job, ending: Ending, now: datetime) -> Step:
     ended = replace(job, phase=Phase.ENDING, ending=ending)
     effects: list[Effect] = [AnnounceAbort(ending.closing.code, ending.closing.message)]
     for lane, batch in job.open_lanes:
-        if batch.closing is None:
-            ended = ended.with_batch(lane.name, replace(batch, closing=ending.closing, asked_at=now))
-            effects.append(CloseBatch(lane.name, batch.index, ending.closing))
+        closing = batch.closing or ending.closing
+        ended = ended.with_batch(lane.name, replace(batch, closing=closing, asked_at=now))
+        effects.append(CloseBatch(lane.name, batch.index, closing))
     if ended.open_lanes:
         return ended, tuple(effects)
     finished, last = _finish(ended)
