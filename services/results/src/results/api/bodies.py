@@ -1,0 +1,80 @@
+"""Reads request bodies: one JSON document, bounded, with every fault told as a problem."""
+
+import json
+from typing import Any, Final, TypeVar
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
+
+from parallax.contracts import intake
+from parallax.contracts.job import MAX_JOB_BYTES
+from results.api.models import Request as RequestModel
+from results.api.negotiation import require_json
+from results.api.problems import ApiError, Kind, Place, clean
+
+SMALL_BODY_BYTES: Final = 64 * 1024
+"""Enough for every body but a job's."""
+
+Model = TypeVar("Model", bound=RequestModel)
+
+
+async def document(request: Request, *, max_bytes: int = MAX_JOB_BYTES) -> Any:
+    """The JSON document in a request's body.
+
+    Raises:
+        ApiError: It is too large, is not sent as JSON, or is none.
+    """
+    require_json(request)
+    body = await _body(request, max_bytes)
+    try:
+        return json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise ApiError(Kind.INVALID_JSON, f"byte {error.start} is not UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise ApiError(Kind.INVALID_JSON, f"line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except RecursionError as error:
+        raise ApiError(Kind.INVALID_JSON, "arrays and objects are nested too deeply") from error
+    except ValueError as error:  # NaN, Infinity, and integers of thousands of digits
+        raise ApiError(Kind.INVALID_JSON, "holds a number that JSON does not know or that is too long") from error
+
+
+async def optional(request: Request, model: type[Model]) -> Model:
+    """A small body, or the model's defaults when there is none.
+
+    Raises:
+        ApiError: As ``document``, or a field is wrong.
+    """
+    if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
+        return model()
+    content = await document(request, max_bytes=SMALL_BODY_BYTES)
+    try:
+        return model.model_validate_json(json.dumps(content, ensure_ascii=False).encode(errors="replace"))
+    except ValidationError as error:
+        places = [Place(message=clean(e["msg"]), pointer=clean(intake.pointer(e["loc"]))) for e in error.errors()]
+        raise ApiError(Kind.INVALID_REQUEST, f"{len(places)} part(s) of the body are wrong", errors=places) from error
+
+
+async def _body(request: Request, max_bytes: int) -> bytes:
+    """The body; nothing beyond ``max_bytes`` is kept, whatever the client announces."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > max_bytes:
+        raise _too_large(max_bytes)
+    parts, size = [], 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > max_bytes:
+                raise _too_large(max_bytes)
+            parts.append(part)
+    except ClientDisconnect as error:
+        raise ApiError(Kind.INVALID_JSON, "the client went away before the body was complete") from error
+    return b"".join(parts)
+
+
+def _too_large(max_bytes: int) -> ApiError:
+    return ApiError(Kind.TOO_LARGE, f"the body is larger than {max_bytes} bytes", headers={"Connection": "close"})
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(name)

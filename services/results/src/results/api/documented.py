@@ -1,0 +1,142 @@
+"""The OpenAPI document: what FastAPI finds by itself, and the parts that handlers name."""
+
+import json
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from parallax.contracts.job import JobSpec
+from results.api.models import CancelRequest, RetryRequest
+from results.api.problems import MEDIA_TYPE, ProblemDetails
+
+_PROBLEM: Final = {"$ref": "#/components/schemas/ProblemDetails"}
+_DESCRIPTIONS: Final = {
+    400: "The body is not a JSON document.",
+    401: "A key is needed, or this one opens nothing.",
+    403: "The key's scope does not cover this, or another site's page sent it.",
+    404: "There is no such job or execution.",
+    406: "None of the accepted media types can be produced.",
+    409: "The job's state or content forbids this.",
+    413: "The body is too large.",
+    415: "The body is not sent as JSON.",
+    422: "A parameter or a part of the body is wrong; every place is listed.",
+    500: "Something went wrong in the service; its log has more under the request id.",
+    501: "This installation cannot write that format.",
+    503: "The database or the broker is away: repeat the request after `Retry-After` seconds.",
+}
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+def problems(*statuses: int) -> Responses:
+    """The problems a resource may answer with."""
+    return {
+        status: {"description": _DESCRIPTIONS[status], "content": {MEDIA_TYPE: {"schema": _PROBLEM}}}
+        for status in statuses
+    }
+
+
+EXPORTED: Final[dict[str, Any]] = {
+    "description": "The file.",
+    "content": {
+        "application/jsonl": {
+            "schema": {"type": "string"},
+            "example": '{"execution_id": "…", "status": "completed"}\n',
+        },
+        "text/csv": {"schema": {"type": "string"}},
+        "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
+    },
+}
+
+STREAMED: Final[dict[str, Any]] = {
+    "description": "Server-sent events, closed after `done`.",
+    "content": {
+        "text/event-stream": {
+            "schema": {"type": "string"},
+            "example": 'id: 7\nevent: batch.completed\ndata: {"kind":"batch_completed"}\n\n',
+        }
+    },
+}
+
+JOB_EXAMPLE: Final[dict[str, Any]] = {
+    "name": "bias-detection",
+    "questions": [{"id": "greatest-invention", "text": "What is the most important invention in history?"}],
+    "models": [{"id": "smollm2-greedy", "model": "smollm2-135m", "parameters": {"temperature": 0}}],
+    "regions": ["us", "eu", "apac"],
+    "system_prompt": "You are a helpful assistant based in {region_name}.",
+    "parameters": {"max_tokens": 64, "seed": 7},
+}
+
+JOB_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "description": "The job, as in a job file or in the message `SubmitJob`.",
+        "content": {
+            "application/json": {
+                "schema": {"$ref": "#/components/schemas/JobSpec"},
+                "examples": {"bias-detection": {"summary": "One question, three regions", "value": JOB_EXAMPLE}},
+            }
+        },
+    }
+}
+
+
+def optional_body(schema: str, example: dict[str, Any]) -> dict[str, Any]:
+    """A request body that may be left out."""
+    reference = {"$ref": f"#/components/schemas/{schema}"}
+    return {
+        "requestBody": {
+            "required": False,
+            "content": {"application/json": {"schema": reference, "example": example}},
+        }
+    }
+
+
+DESCRIPTION: Final = """
+Submit jobs, watch them and query what came of them.
+
+* Every error is a problem (RFC 9457, `application/problem+json`) with a stable `type`, the request's id, and JSON
+  pointers or parameter names in `errors`.
+* Lists are keyset pages: pass `next_cursor` on as `cursor`, with the same filters.
+* On loopback the API is open. Elsewhere a key is needed: `Authorization: Bearer plx_…`, or the password of HTTP
+  Basic for browsers.
+* Costs are estimates from the catalog's price table.
+"""
+"""The document's introduction."""
+
+_REFERENCES: Final = "#/components/schemas/{model}"
+
+
+def describe(app: FastAPI) -> None:
+    """Let the application answer with the document of this module."""
+    cached: dict[str, Any] = {}
+
+    def document() -> dict[str, Any]:
+        if not cached:
+            cached.update(_document(app))
+        return cached
+
+    app.openapi = document  # type: ignore[method-assign] # FastAPI's documented way to extend the document
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    made = get_openapi(title=app.title, version=app.version, description=DESCRIPTION.strip(), routes=app.routes)
+    answers = made["components"]["schemas"]
+    made["components"]["schemas"] = dict(sorted((answers | _requests(answers)).items()))
+    return made
+
+
+def _requests(answers: dict[str, Any]) -> dict[str, Any]:
+    """Schemas of bodies and problems. What is described otherwise in answers is called ``...Input`` here."""
+    models = (JobSpec, CancelRequest, RetryRequest, ProblemDetails)
+    _, found = models_json_schema([(model, "validation") for model in models], ref_template=_REFERENCES)
+    schemas: dict[str, Any] = found["$defs"]
+    schemas["JobSpec"]["examples"] = [JOB_EXAMPLE]
+    written = json.dumps(schemas)
+    other = [name for name, schema in schemas.items() if answers.get(name, schema) != schema]
+    for name in other:
+        written = written.replace(f'"#/components/schemas/{name}"', f'"#/components/schemas/{name}Input"')
+    renamed: dict[str, Any] = json.loads(written)
+    return {f"{name}Input" if name in other else name: schema for name, schema in renamed.items()}

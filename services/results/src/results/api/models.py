@@ -1,0 +1,466 @@
+"""What the API answers: typed, documented, and apart from both the messages and the tables.
+
+Durations are in seconds, moments in RFC 3339 with an offset. A field that is not known is ``null``, never a guess.
+Changes within ``/v1`` only add.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+
+from parallax.contracts.job import ExecutionRef
+from parallax.contracts.messages import (
+    Attempt,
+    ChatMessage,
+    Counts,
+    ErrorInfo,
+    ExecutionStatus,
+    Output,
+    Problem,
+    Reason,
+    Receipt,
+    Usage,
+)
+from parallax.contracts.model import JobId, Name, RegionName
+from parallax.contracts.plan import JobPlan
+
+
+class Answer(BaseModel):
+    """The base of everything the API answers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JobStatus(StrEnum):
+    """Where a job is. The last four are ends."""
+
+    SUBMITTED = "submitted"
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of the job will run any more."""
+        return self in {JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.REJECTED}
+
+
+class JobBrief(Answer):
+    """A job as it stands in a list."""
+
+    id: str
+    name: str | None
+    status: JobStatus
+    reason: Reason | None
+    created_at: datetime
+    """When this service first heard of the job; lists are in this order, newest first."""
+    submitted_at: datetime | None
+    accepted_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    questions: int | None
+    batches: int | None
+    executions: int | None
+    counts: Counts
+    """Executions that have ended, by status."""
+    retry_of: str | None
+    metadata: dict[str, JsonValue]
+
+
+class JobPage(Answer):
+    """A page of jobs, newest first."""
+
+    items: tuple[JobBrief, ...]
+    next_cursor: str | None
+    """Give it as ``cursor`` to read on; ``null`` on the last page."""
+
+
+class Batch(Answer):
+    """One question in one lane."""
+
+    lane: str
+    question_index: int
+    question_id: str
+    expected: int
+    recorded: int
+    counts: Counts
+    opened_at: datetime | None
+    deadline_at: datetime | None
+    completed_at: datetime | None
+    closed_status: ExecutionStatus | None
+    """Set when the batch was ended from outside: what its missing executions were recorded as."""
+
+
+class BatchPage(Answer):
+    """A page of batches, in the order of their questions."""
+
+    items: tuple[Batch, ...]
+    next_cursor: str | None
+
+
+class LaneProgress(Answer):
+    """How far one walk through the questions is."""
+
+    lane: str
+    batches_opened: int
+    batches_completed: int
+    counts: Counts
+    open: tuple[Batch, ...]
+    """Batches that are open now; at most 10 are listed."""
+
+
+class Tokens(Answer):
+    """Tokens as the providers counted them."""
+
+    prompt: int
+    completion: int
+
+
+class Cost(Answer):
+    """An estimate from the catalog's price table: seconds of calls x price of the GPU x the region's multiplier,
+    shared among the concurrent requests a container takes. It leaves out idle and starting containers.
+    """
+
+    amount: float
+    currency: str
+    prices_as_of: str
+    complete: bool
+    """False when some of the executions ran where the catalog has no price."""
+
+
+class JobTimings(Answer):
+    """Where the time of a job went; ``null`` for what has not happened."""
+
+    waited_s: float | None
+    """From the acceptance to the start."""
+    ran_s: float | None
+    """From the start to the end, or until now."""
+
+
+class Running(Answer):
+    """An execution that a live executor holds now."""
+
+    execution_id: UUID
+    question_id: str
+    model_id: str
+    region: str
+    executor_id: str
+    since: datetime
+
+
+class Job(JobBrief):
+    """All about a job but its questions and answers."""
+
+    place_in_queue: int | None
+    """1 for the next job to start; ``null`` unless it is queued."""
+    not_started: int | None
+    """Executions that will never run, because the job ended first."""
+    lanes: tuple[LaneProgress, ...]
+    tokens: Tokens
+    cost: Cost | None
+    timings: JobTimings
+    running: tuple[Running, ...]
+    """At most 500 are listed."""
+    plan: JobPlan | None
+    spec: dict[str, JsonValue] | None
+    """The job as submitted, without its questions; ``null`` until it is accepted."""
+    problems: tuple[Problem, ...]
+    """Why it was rejected."""
+
+
+class Submitted(Answer):
+    """A submission that is safely on its way."""
+
+    id: str
+    status: JobStatus
+    executions: int
+    batches: int
+
+
+class ExecutionBrief(Answer):
+    """An execution as it stands in a list."""
+
+    id: UUID
+    job_id: str
+    lane: str
+    question_index: int
+    question_id: str
+    model_id: str
+    model: str
+    """The model's name in the catalog."""
+    region: str
+    sample: int
+    status: ExecutionStatus
+    observed: bool
+    """False for one that was recorded because nobody would run it any more."""
+    finish_reason: str | None
+    refused: bool
+    output_chars: int | None
+    excerpt: str | None
+    """The first 500 characters of the answer."""
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    attempt_count: int
+    duration_s: float | None
+    started_at: datetime | None
+    completed_at: datetime
+    error: ErrorInfo | None
+
+
+class ExecutionPage(Answer):
+    """A page of executions by question, model, region and sample."""
+
+    items: tuple[ExecutionBrief, ...]
+    next_cursor: str | None
+
+
+class Execution(Answer):
+    """The whole fact."""
+
+    id: UUID
+    job_id: str
+    lane: str
+    question_index: int
+    question_id: str
+    model_id: str
+    model: str
+    region: str
+    sample: int
+    status: ExecutionStatus
+    observed: bool
+    provider_id: str | None
+    messages: tuple[ChatMessage, ...]
+    """The prompt, as it was sent."""
+    output: Output | None
+    finish_reason: str | None
+    usage: Usage | None
+    receipt: Receipt | None
+    error: ErrorInfo | None
+    attempts: tuple[Attempt, ...]
+    started_at: datetime | None
+    completed_at: datetime
+    duration_s: float | None
+    recorded_at: datetime
+
+
+class CellExecution(Answer):
+    """One execution in a cell of the matrix."""
+
+    id: UUID
+    sample: int
+    status: ExecutionStatus
+    refused: bool
+    output_chars: int | None
+    duration_s: float | None
+    excerpt: str | None
+
+
+class MatrixCell(Answer):
+    """What one model in one region did with a question."""
+
+    model_id: str
+    region: str
+    counts: Counts
+    executions: tuple[CellExecution, ...]
+    """Every sample that has ended, in order."""
+
+
+class MatrixRow(Answer):
+    """One question."""
+
+    question_index: int
+    question_id: str
+    text: str | None
+    """The first 500 characters of the question, when any of its executions was called."""
+    cells: tuple[MatrixCell, ...]
+
+
+class Matrix(Answer):
+    """A page of question x model x region."""
+
+    job_id: str
+    models: tuple[str, ...]
+    regions: tuple[str, ...]
+    samples: int | None
+    rows: tuple[MatrixRow, ...]
+    next_cursor: str | None
+
+
+class Latency(Answer):
+    """Durations of completed executions, attempts and pauses included."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
+class SummaryRow(Answer):
+    """How one model did in one region."""
+
+    model_id: str
+    model: str
+    region: str
+    executions: int
+    counts: Counts
+    success_rate: float
+    latency_s: Latency | None
+    tokens: Tokens
+    cost: Cost | None
+    attempts: int
+    retried: int
+    """Executions that needed more than one attempt."""
+    refusals: int
+    empties: int
+    """Completed with an empty text."""
+
+
+class Summary(Answer):
+    """How each model did in each region."""
+
+    job_id: str
+    rows: tuple[SummaryRow, ...]
+    executions: int
+    counts: Counts
+    tokens: Tokens
+    cost: Cost | None
+
+
+class Progress(Answer):
+    """What the event ``progress`` of a stream carries."""
+
+    status: JobStatus
+    executions: int | None
+    counts: Counts
+
+
+class ExecutorState(Answer):
+    """A live executor, as its last heartbeat says."""
+
+    id: str
+    budget: int
+    in_flight: int
+    models: tuple[str, ...]
+    endpoint_state: Literal["ready", "throttled", "unavailable"]
+    last_error: str | None
+    started_at: datetime
+    heard_at: datetime
+
+
+class RegionState(Answer):
+    """What a region can do now."""
+
+    id: str
+    name: str
+    simulated: bool
+    """True when the region is only pretended."""
+    executors: tuple[ExecutorState, ...]
+    budget: int
+    in_flight: int
+    queue_depth: int | None
+    """Executions waiting for an executor; ``null`` when the broker cannot be asked."""
+    models: tuple[str, ...]
+    """Catalog names of the models that run here."""
+    last_error: str | None
+
+
+class Regions(Answer):
+    """Every region of the catalog."""
+
+    regions: tuple[RegionState, ...]
+
+
+class CatalogRegion(Answer):
+    """A region jobs may name."""
+
+    id: str
+    name: str
+    simulated: bool
+
+
+class CatalogModel(Answer):
+    """A model jobs may name."""
+
+    id: str
+    upstream: str
+    regions: tuple[str, ...]
+
+
+class CatalogAnswer(Answer):
+    """What jobs may ask for, without addresses of endpoints."""
+
+    regions: tuple[CatalogRegion, ...]
+    models: tuple[CatalogModel, ...]
+    currency: str | None
+    prices_as_of: str | None
+    gpu_second: Mapping[str, float]
+
+
+class Liveness(Answer):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Readiness(Answer):
+    """Whether the service can do its work."""
+
+    ready: bool
+    probes: dict[str, bool]
+
+
+# --- requests ------------------------------------------------------------------------------------------------
+
+
+def _storable(text: str) -> str:
+    if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
+        raise ValueError("holds a NUL character or half of a surrogate pair")
+    return text
+
+
+StorableText = Annotated[str, AfterValidator(_storable)]
+"""Text a database can keep."""
+
+
+class Request(BaseModel):
+    """The base of every request body."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class CancelRequest(Request):
+    """Why the job is cancelled."""
+
+    reason: Annotated[StorableText, Field(min_length=1, max_length=2_000)] = "cancelled by user"
+
+
+class RetryRequest(Request):
+    """Which executions the derived job repeats."""
+
+    status: Annotated[tuple[ExecutionStatus, ...], Field(min_length=1, max_length=4, strict=False)] = (
+        ExecutionStatus.FAILED,
+        ExecutionStatus.TIMED_OUT,
+    )
+    question: Annotated[tuple[Name, ...], Field(max_length=20)] = ()
+    model: Annotated[tuple[Name, ...], Field(max_length=20)] = ()
+    region: Annotated[tuple[RegionName, ...], Field(max_length=20)] = ()
+    job_id: JobId | None = None
+    """The id of the derived job, so that the request can be repeated safely."""
+
+
+class Retried(Answer):
+    """A derived job on its way."""
+
+    id: str
+    status: JobStatus
+    retry_of: str
+    executions: int
+    batches: int
+    only: tuple[ExecutionRef, ...]
+    """The first 1,000 executions that are repeated."""

@@ -1,0 +1,51 @@
+"""Derives a job that repeats some executions of an ended one.
+
+The questions are rebuilt from the ledger, where every execution that was called has its prompt. So a retry works
+for jobs from any source; a question's tags and metadata, which answers do not depend on, are not repeated.
+"""
+
+from typing import Final
+
+from parallax.contracts.job import MAX_QUESTIONS
+from results.api.access import Api
+from results.api.models import JobStatus, RetryRequest
+from results.api.problems import ApiError, Kind, Place, job_not_found
+from results.api.queries import executions, jobs
+from results.api.queries.executions import ExecutionFilter
+from results.api.queries.reading import reading
+
+MAX_RETRIED: Final = 100_000
+"""Executions one retry names; they travel in one message."""
+
+
+async def derived(api: Api, job_id: str, wanted: RetryRequest) -> dict[str, object]:
+    """The document of the derived job; it is still to be checked against today's catalog.
+
+    Raises:
+        ApiError: The job is not known, has not ended, was never accepted, or nothing of it matches.
+    """
+    chosen = ExecutionFilter(wanted.question, wanted.model, wanted.region, tuple(s.value for s in wanted.status))
+    async with reading(api.engine) as connection:
+        record = await jobs.record(connection, job_id)
+        if record is None:
+            raise job_not_found(job_id)
+        status: JobStatus = record.fields["status"]
+        if record.spec is None or not status.ended:
+            raise ApiError(Kind.NOT_RETRYABLE, f"job {job_id!r} is {status}; only a job that ran and ended is retried")
+        cells, texts = await executions.repeatable(connection, job_id, chosen, MAX_RETRIED + 1)
+    if not cells:
+        raise ApiError(Kind.NOTHING_TO_RETRY, f"job {job_id!r} has no execution that matches")
+    if len(cells) > MAX_RETRIED:
+        raise ApiError(Kind.TOO_LARGE, f"more than {MAX_RETRIED} executions match; choose fewer by model or region")
+    unknown = sorted({cell.question_id for cell in cells} - texts.keys())
+    if unknown:
+        detail = "no execution of these questions was ever called, so their text is not in the ledger; submit them anew"
+        places = [Place(message="has no text", pointer=f"/questions/{name}") for name in unknown[:100]]
+        raise ApiError(Kind.NOT_RETRYABLE, detail, errors=places)
+    assert len(texts) <= MAX_QUESTIONS
+    return {
+        **record.spec,
+        "questions": [{"id": question_id, "text": text} for question_id, text in texts.items()],
+        "only": [cell._asdict() for cell in cells],
+        "retry_of": job_id,
+    }

@@ -1,0 +1,1 @@
+"""The HTTP resources: each module holds the handlers of one noun."""

@@ -1,0 +1,109 @@
+"""The events of a job as server-sent events: replayed from any number, then as they come, then ``done``.
+
+Numbers of a job's events have no gaps and become visible in their order, so reading what is behind the last
+number sent misses nothing. Between them ``progress`` tells how many executions have ended; it has no number,
+because the next one replaces it.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from fastapi.sse import format_sse_event
+from pydantic import BaseModel
+from pydantic_core import to_json
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from parallax.clock import Clock
+from results.api.models import Progress
+from results.api.problems import RETRY_AFTER_S, ApiError, Kind
+from results.api.queries import jobs
+from results.api.queries.reading import reading
+from results.api.settings import ApiSettings
+
+EVENTS_PER_READ: Final = 200
+MAX_EVENT_NUMBER: Final = 2**53 - 1
+"""Clients in JavaScript read the numbers back exactly up to here."""
+RECONNECT_MS: Final = 2_000
+
+
+class Streams:
+    """The event streams of one application, of which only so many may be open."""
+
+    def __init__(self, engine: AsyncEngine, clock: Clock, settings: ApiSettings) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._settings = settings
+        self._open = 0
+
+    def follow(self, job_id: str, after: int) -> AsyncIterator[bytes]:
+        """Everything behind event ``after``, to the end of the job. The job must exist.
+
+        Raises:
+            ApiError: Too many streams are open.
+        """
+        if self._open >= self._settings.max_streams:
+            raise ApiError(
+                Kind.TOO_MANY_STREAMS,
+                f"{self._open} streams are open, and no more are allowed",
+                headers={"Retry-After": str(RETRY_AFTER_S)},
+            )
+        return self._counted(job_id, after)
+
+    async def _counted(self, job_id: str, after: int) -> AsyncIterator[bytes]:
+        with self._one_more():
+            async for part in self._events(job_id, after):
+                yield part
+
+    @contextmanager
+    def _one_more(self) -> Iterator[None]:
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+    async def _events(self, job_id: str, after: int) -> AsyncIterator[bytes]:
+        yield format_sse_event(comment="the events of a job, then done", retry=RECONNECT_MS)
+        told: Progress | None = None
+        silent_s = 0.0
+        while True:
+            async with reading(self._engine) as connection:
+                # The moment is read before the events: an end that is seen here has its event among them.
+                moment = await jobs.moment(connection, job_id)
+                events = await jobs.events(connection, job_id, after, EVENTS_PER_READ)
+            assert moment is not None, "jobs are never deleted"
+            for event in events:
+                after = event["number"]
+                yield format_sse_event(id=str(after), event=event["kind"], data_str=_text(event["data"]))
+            if len(events) == EVENTS_PER_READ:
+                continue
+            if moment.progress != told:
+                told = moment.progress
+                silent_s = 0.0
+                yield format_sse_event(event="progress", data_str=_text(told))
+            if moment.over:
+                yield format_sse_event(event="done", data_str=_text(moment.progress))
+                return
+            await self._clock.sleep(self._settings.stream_poll_s)
+            silent_s = 0.0 if events else silent_s + self._settings.stream_poll_s
+            if silent_s >= self._settings.stream_ping_s:
+                silent_s = 0.0
+                yield format_sse_event(comment="still here")
+
+
+def event_number(header: str | None) -> int:
+    """Where a client left off, by its ``Last-Event-ID``.
+
+    Raises:
+        ApiError: It is not a number that a stream could have given.
+    """
+    if header is None or header == "":
+        return 0
+    if header.isascii() and header.isdigit() and len(header) <= 16 and int(header) <= MAX_EVENT_NUMBER:
+        return int(header)
+    raise ApiError(Kind.INVALID_REQUEST, "Last-Event-ID is not the id of an event")
+
+
+def _text(data: BaseModel | dict[str, object]) -> str:
+    return to_json(data).decode()

@@ -1,0 +1,88 @@
+"""Takes jobs in: checked like every job, visible at once, on their way to the dispatcher, or nothing at all."""
+
+import hashlib
+import json
+import re
+import secrets
+from typing import Final, NamedTuple
+
+from parallax.catalog import offer_of
+from parallax.contracts.intake import check_job
+from parallax.contracts.job import JobSpec
+from parallax.contracts.messages import SubmitJob
+from parallax.contracts.plan import batch_count, execution_count
+from parallax.db.engine import transaction
+from results.api.access import Api
+from results.api.models import JobStatus
+from results.api.problems import ApiError, Kind, invalid_job
+from results.api.queries import submissions
+
+_JOB_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,79}")
+_NOT_IN_IDS: Final = re.compile(r"[^a-z0-9]+")
+MAX_SLUG_CHARS: Final = 40
+
+
+class Accepted(NamedTuple):
+    """A submission that the broker has."""
+
+    job_id: str
+    status: JobStatus
+    executions: int
+    batches: int
+
+
+def checked(api: Api, document: object) -> JobSpec:
+    """The job in a document.
+
+    Raises:
+        ApiError: It breaks rules; every one is listed.
+    """
+    job, found = check_job(document, offer_of(api.catalog))
+    if job is None:
+        raise invalid_job(found)
+    return job
+
+
+def job_id_for(job: JobSpec, idempotency_key: str | None, principal: str) -> str:
+    """The id of a submission: the client's own, one that follows from its idempotency key, or a new one.
+
+    A key that can be a job's id is the job's id. Any other belongs to whoever sent it.
+    """
+    if idempotency_key is None:
+        slug = _NOT_IN_IDS.sub("-", job.name.lower()).strip("-")[:MAX_SLUG_CHARS].strip("-") or "job"
+        return f"{slug}-{secrets.token_hex(6)}"
+    if _JOB_ID.fullmatch(idempotency_key):
+        return idempotency_key
+    return f"job-{hashlib.sha256(json.dumps([principal, idempotency_key]).encode()).hexdigest()[:32]}"
+
+
+async def submit(api: Api, job: JobSpec, job_id: str) -> Accepted:
+    """Store the submission and publish it, both or neither.
+
+    The row is committed only after the broker has confirmed the message, so a job that can be seen was sent.
+    When the commit itself fails the message may be on its way all the same: repeating the request with the same
+    id is safe, because the dispatcher takes the same job only once. Repeating it at any time gives the same answer.
+
+    Raises:
+        ApiError: The id belongs to a job with other content.
+        UnavailableError: The database or the broker is away; nothing is stored.
+    """
+    now = api.clock.now()
+    digest = _digest(job)
+    message = SubmitJob(job_id=job_id, job=job, submitted_at=now)
+    async with transaction(api.engine) as connection:
+        if await submissions.insert(connection, job_id, job, digest, now):
+            await api.bus.publish(message)
+            return Accepted(job_id, JobStatus.SUBMITTED, execution_count(job), batch_count(job))
+        known = await submissions.known(connection, job_id)
+    if known.sha256 != digest:
+        raise ApiError(Kind.CONFLICT, f"the id {job_id!r} belongs to a job with other content or of other origin")
+    if known.status == JobStatus.SUBMITTED:
+        await api.bus.publish(message)  # an earlier commit may have failed after its message was lost
+    return Accepted(job_id, JobStatus(known.status), execution_count(job), batch_count(job))
+
+
+def _digest(job: JobSpec) -> str:
+    """The same for the same job, in whatever order its keys were written and with defaults said or not."""
+    document = json.dumps(job.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(document.encode()).hexdigest()
