@@ -44,6 +44,13 @@ T = TypeVar("T")
 log = get_logger(__name__)
 
 
+class _Arrival(NamedTuple):
+    """A delivery and what it says; read on arrival, while the database writes the flush before."""
+
+    delivery: Delivery
+    fact: Fact | PoisonError
+
+
 class _Held(NamedTuple):
     delivery: Delivery
     fact: Fact
@@ -56,7 +63,7 @@ class Recorder:
         self._bus = bus
         self._engine = engine
         self._clock = clock
-        self._waiting: deque[Delivery] = deque()
+        self._waiting: deque[_Arrival] = deque()
         self._arrived = asyncio.Event()
         self._consumption: Consumption | None = None
         self._task: asyncio.Task[None] | None = None
@@ -95,7 +102,7 @@ class Recorder:
         self._consumption = await self._bus.consume(FACTS, prefetch=PREFETCH, handler=self._take)
 
     def _take(self, delivery: Delivery) -> None:
-        self._waiting.append(delivery)
+        self._waiting.append(_Arrival(delivery, _read(delivery)))
         self._arrived.set()
 
     async def _run(self) -> None:
@@ -111,23 +118,23 @@ class Recorder:
                     return
                 await self._sit_out(error)
 
-    def _next_flush(self) -> list[Delivery]:
+    def _next_flush(self) -> list[_Arrival]:
         flush = [self._waiting.popleft()]
-        size_bytes = len(flush[0].body)
+        size_bytes = len(flush[0].delivery.body)
         while self._waiting and len(flush) < FLUSH_FACTS:
-            size_bytes += len(self._waiting[0].body)
+            size_bytes += len(self._waiting[0].delivery.body)
             if size_bytes > FLUSH_BYTES:
                 break
             flush.append(self._waiting.popleft())
         return flush
 
-    async def _settle(self, flush: Sequence[Delivery]) -> None:
+    async def _settle(self, flush: Sequence[_Arrival]) -> None:
         held: list[_Held] = []
-        for delivery in flush:
-            try:
-                held.append(_Held(delivery, read_fact(delivery.body)))
-            except PoisonError as error:
-                await self._reject(delivery, error)
+        for delivery, fact in flush:
+            if isinstance(fact, PoisonError):
+                await self._reject(delivery, fact)
+            else:
+                held.append(_Held(delivery, fact))
         if held:
             await self._record(held)
 
@@ -198,6 +205,13 @@ class Recorder:
             await self._clock.sleep(seconds)
         finally:
             self._pausing = False
+
+
+def _read(delivery: Delivery) -> Fact | PoisonError:
+    try:
+        return read_fact(delivery.body)
+    except PoisonError as error:
+        return error
 
 
 async def _unless_stale(settling: Awaitable[None]) -> None:
