@@ -1,8 +1,11 @@
 """vLLM's asynchronous engine, in process. It exists in the container's image only, so it is imported late."""
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,13 +38,33 @@ def fetch_weights(model: ModelPlan) -> Path:
     return Path(found)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VllmNames:
+    """What of the package is needed once the engine runs."""
+
+    sampling: Callable[..., Any]
+    """Makes sampling parameters that ask for every piece of text once, as soon as it is there."""
+    dead: type[Exception]
+    failed: type[Exception]
+
+    @classmethod
+    def imported(cls) -> "VllmNames":
+        """The real ones."""
+        from vllm.sampling_params import RequestOutputKind, SamplingParams  # noqa: PLC0415 - in the image only
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError  # noqa: PLC0415 - in the image only
+
+        sampling = partial(SamplingParams, output_kind=RequestOutputKind.DELTA)
+        return cls(sampling=sampling, dead=EngineDeadError, failed=EngineGenerateError)
+
+
 class VllmEngine:
     """One model in one container; requests are batched continuously by the engine."""
 
-    def __init__(self, engine: Any, tokenizer: Any, revision: str) -> None:
+    def __init__(self, engine: Any, tokenizer: Any, revision: str, vllm: VllmNames) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
         self._revision = revision
+        self._vllm = vllm
 
     @classmethod
     async def load(cls, model: ModelPlan, *, max_inputs: int, sleep_mode: bool) -> "VllmEngine":
@@ -63,7 +86,9 @@ class VllmEngine:
             )
         )
         tokenizer = engine.get_tokenizer()
-        loaded = cls(engine, await tokenizer if hasattr(tokenizer, "__await__") else tokenizer, weights.name)
+        if isawaitable(tokenizer):  # in some releases
+            tokenizer = await tokenizer
+        loaded = cls(engine, tokenizer, weights.name, VllmNames.imported())
         await loaded._warm_up()
         return loaded
 
@@ -85,12 +110,9 @@ class VllmEngine:
             GenerationFailedError: The engine gave this request up.
             EngineBrokenError: The engine process died.
         """
-        from vllm.sampling_params import RequestOutputKind, SamplingParams  # noqa: PLC0415 - in the image only
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError  # noqa: PLC0415 - in the image only
-
         completion_tokens = 0
         try:
-            parameters = SamplingParams(output_kind=RequestOutputKind.DELTA, **given(generation.sampling))
+            parameters = self._vllm.sampling(**given(generation.sampling))
             # Token ids, because vLLM would put a second begin-of-text token before a rendered text.
             prompt = {"prompt_token_ids": self._apply_template(generation)}
             async for output in self._engine.generate(prompt, parameters, generation.request_id):
@@ -103,9 +125,9 @@ class VllmEngine:
                     finish_reason=completion.finish_reason,
                     queued_s=_queued_s(output.metrics),
                 )
-        except EngineDeadError as error:
+        except self._vllm.dead as error:
             raise EngineBrokenError(str(error)) from error
-        except EngineGenerateError as error:
+        except self._vllm.failed as error:
             raise GenerationFailedError(str(error)) from error
         except (ValueError, TypeError) as error:
             raise RequestRefusedError("invalid_request", str(error)) from error

@@ -23,6 +23,8 @@ MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 """Longer than the longest question and system prompt a job may hold, in any script."""
 KEEP_ALIVE_S: Final = 10.0
 """Comments are sent this often; half the usual idle timeout of proxies and far below Modal's 150 s."""
+CLIENT_LEFT: Final = 499
+"""For logs alone: nobody reads the response."""
 _SAMPLING: Final = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
 
 Ask = Callable[[ModelPlan, Document], Awaitable[Document]]
@@ -66,7 +68,7 @@ def create_web(plan: RegionPlan, where: Where, ask: Ask, *, keep_alive_s: float 
         if model is None:
             known = ", ".join(m.name for m in plan.models)
             return _problem(404, "model_not_found", f"model {document.get('model')!r} is not served here; {known} are")
-        return await _respond(_Exchange(model, document), ask, keep_alive_s)
+        return await _respond(request, _Exchange(model, document), ask, keep_alive_s)
 
     return Starlette(
         routes=[
@@ -142,25 +144,37 @@ class _Exchange:
         }
 
 
-async def _respond(exchange: _Exchange, ask: Ask, keep_alive_s: float) -> Response:
+async def _respond(request: Request, exchange: _Exchange, ask: Ask, keep_alive_s: float) -> Response:
     """Answer with a status of its own when the answer comes at once, with an open stream when it takes longer."""
     asking = asyncio.ensure_future(ask(exchange.model, exchange.request()))
+    leaving = asyncio.ensure_future(_left(request))
     try:
-        await asyncio.wait({asking}, timeout=keep_alive_s if exchange.streamed else None)
+        timeout_s = keep_alive_s if exchange.streamed else None
+        await asyncio.wait({asking, leaving}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        gone = leaving.done() and not asking.done()
     except asyncio.CancelledError:
         await _give_up(asking)
         raise
-    if asking.done():
-        answer = asking.result()
-        if "error" in answer:
-            error = answer["error"]
-            return _problem(503 if error["retryable"] else 400, error["code"], error["message"])
-        if not exchange.streamed:
-            return JSONResponse(exchange.whole(answer), headers=_placed(answer))
-        return StreamingResponse(
-            _stream(exchange, asking, keep_alive_s), media_type="text/event-stream", headers=_placed(answer)
-        )
-    return StreamingResponse(_stream(exchange, asking, keep_alive_s), media_type="text/event-stream")
+    finally:
+        await _give_up(leaving)
+    if gone:
+        await _give_up(asking)
+        return Response(status_code=CLIENT_LEFT)
+    if not asking.done():
+        return StreamingResponse(_stream(exchange, asking, keep_alive_s), media_type="text/event-stream")
+    answer = asking.result()
+    if "error" in answer:
+        return JSONResponse(_error(answer), status_code=_status(answer))
+    if not exchange.streamed:
+        return JSONResponse(exchange.whole(answer), headers=_placed(answer))
+    events = _stream(exchange, asking, keep_alive_s)
+    return StreamingResponse(events, media_type="text/event-stream", headers=_placed(answer))
+
+
+async def _left(request: Request) -> None:
+    """Return when the client has left; its whole request was read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _stream(exchange: _Exchange, asking: asyncio.Future[Document], keep_alive_s: float) -> AsyncIterator[str]:
@@ -170,7 +184,7 @@ async def _stream(exchange: _Exchange, asking: asyncio.Future[Document], keep_al
             yield ": waiting\n\n"
             await asyncio.wait({asking}, timeout=keep_alive_s)
         answer = asking.result()
-        documents: list[Any] = [{"error": answer["error"]}] if "error" in answer else exchange.chunks(answer)
+        documents = [_error(answer)] if "error" in answer else exchange.chunks(answer)
         for document in documents:
             yield f"data: {json.dumps(document)}\n\n"
         yield "data: [DONE]\n\n"
@@ -178,11 +192,22 @@ async def _stream(exchange: _Exchange, asking: asyncio.Future[Document], keep_al
         await _give_up(asking)
 
 
-async def _give_up(asking: asyncio.Future[Document]) -> None:
-    """Cancel a call and see it end; a finished one is left as it is."""
-    if not asking.done():
-        asking.cancel()
-        await asyncio.wait({asking})
+async def _give_up(waiting: asyncio.Future[Any]) -> None:
+    """Cancel and see it end; what is finished is left as it is."""
+    if not waiting.done():
+        waiting.cancel()
+        await asyncio.wait({waiting})
+
+
+def _status(answer: Document) -> int:
+    """The HTTP status of an answer that is an error."""
+    return 503 if answer["error"]["retryable"] else 400
+
+
+def _error(answer: Document) -> Document:
+    """An error as clients of OpenAI read it; in a stream its status can only be told inside."""
+    error = answer["error"]
+    return {"error": {"message": error["message"], "type": error["error_class"], "code": _status(answer)}}
 
 
 def _usage(answer: Document) -> Document:

@@ -28,6 +28,7 @@ Handler = Callable[[str, Any], Awaitable[object]]
 """What a container does with an input: (value of the class parameter ``model``, request) -> answer."""
 
 _PICKLE = api_pb2.DATA_FORMAT_PICKLE
+_FORMATS = [_PICKLE, api_pb2.DATA_FORMAT_CBOR]
 _Result = api_pb2.GenericResult
 
 
@@ -64,6 +65,8 @@ class Call:
     request: Any
     uploaded: bool
     """Whether the arguments came through blob storage."""
+    data_format: int
+    """How the client encoded the arguments; the result comes back the same way."""
     task: asyncio.Task[api_pb2.FunctionGetOutputsItem] | None = None
     started_at: float = field(default_factory=time.monotonic)
     cancels: list[float] = field(default_factory=list)
@@ -204,7 +207,7 @@ class ControlPlane(Refusing):
         uploaded = item.WhichOneof("args_oneof") == "args_blob_id"
         body = self.blobs[item.args_blob_id] if uploaded else item.args
         args, _ = deserialize_data_format(body, item.data_format, None)
-        call = Call(f"fc-{next(self._ids)}", deployed, model, args[0], uploaded)
+        call = Call(f"fc-{next(self._ids)}", deployed, model, args[0], uploaded, item.data_format)
         call.task = asyncio.create_task(_run(call), name=call.call_id)
         self.calls.append(call)
         self._by_key[key] = call
@@ -216,7 +219,7 @@ async def _run(call: Call) -> api_pb2.FunctionGetOutputsItem:
     started = time.time()
     try:
         answer = await call.deployed.handler(call.model, call.request)
-        result = _Result(status=_Result.GENERIC_STATUS_SUCCESS, data=serialize_data_format(answer, _PICKLE))
+        result = _Result(status=_Result.GENERIC_STATUS_SUCCESS, data=serialize_data_format(answer, call.data_format))
     except asyncio.CancelledError:
         result = _Result(status=_Result.GENERIC_STATUS_TERMINATED, exception="input was cancelled")
     except ContainerTimeoutError as error:
@@ -224,8 +227,9 @@ async def _run(call: Call) -> api_pb2.FunctionGetOutputsItem:
     except ContainerLostError as error:
         result = _Result(status=_Result.GENERIC_STATUS_INTERNAL_FAILURE, exception=str(error))
     except Exception as error:  # noqa: BLE001 - a container reports whatever the user's code raised
-        result = _Result(status=_Result.GENERIC_STATUS_FAILURE, exception=repr(error), data=serialize(error))
-    return api_pb2.FunctionGetOutputsItem(result=result, idx=0, data_format=_PICKLE, input_started_at=started)
+        data = serialize(error) if call.data_format == _PICKLE else b""
+        result = _Result(status=_Result.GENERIC_STATUS_FAILURE, exception=repr(error), data=data)
+    return api_pb2.FunctionGetOutputsItem(result=result, idx=0, data_format=call.data_format, input_started_at=started)
 
 
 def _handle(deployed: Deployed) -> api_pb2.FunctionHandleMetadata:
@@ -239,8 +243,8 @@ def _handle(deployed: Deployed) -> api_pb2.FunctionHandleMetadata:
         is_method=True,
         use_method_name=deployed.method,
         app_id=f"ap-{deployed.app}",
-        supported_input_formats=[_PICKLE],
-        supported_output_formats=[_PICKLE],
+        supported_input_formats=_FORMATS,
+        supported_output_formats=_FORMATS,
     )
     return api_pb2.FunctionHandleMetadata(
         function_name=f"{deployed.name}.*",
@@ -250,8 +254,8 @@ def _handle(deployed: Deployed) -> api_pb2.FunctionHandleMetadata:
             format=api_pb2.ClassParameterInfo.PARAM_SERIALIZATION_FORMAT_PROTO, schema=[parameter]
         ),
         method_handle_metadata={deployed.method: method},
-        supported_input_formats=[_PICKLE],
-        supported_output_formats=[_PICKLE],
+        supported_input_formats=_FORMATS,
+        supported_output_formats=_FORMATS,
     )
 
 
