@@ -101,7 +101,7 @@ def simulation_note(job: Job, simulated: Mapping[str, bool]) -> str | None:
     if not pretended:
         return None
     return (
-        f"Note: the regions {', '.join(pretended)} are simulated on one machine and differ only by their system prompt. "
+        f"Note: the regions {', '.join(pretended)} are simulated on one machine; only their system prompts differ. "
         "A 135M-parameter model proves that the pipeline works, and nothing about bias."
     )
 

@@ -1,6 +1,6 @@
 """A small typed client of the HTTP API, for programs and for the ``parallax`` command."""
 
-from parallax.client.client import ExportFormat, ParallaxClient
+from parallax.client.client import ParallaxClient
 from parallax.client.errors import AccessDeniedError, ConflictError, NotFoundError
 from parallax.client.events import JobEvent
 from parallax.client.results import Results
@@ -8,7 +8,6 @@ from parallax.client.results import Results
 __all__ = [
     "AccessDeniedError",
     "ConflictError",
-    "ExportFormat",
     "JobEvent",
     "NotFoundError",
     "ParallaxClient",

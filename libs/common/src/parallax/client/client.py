@@ -10,7 +10,7 @@ async with ParallaxClient("http://127.0.0.1:8080") as client:
 import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Final, Self
 from urllib.parse import quote
 from uuid import UUID
 
@@ -37,7 +37,6 @@ from parallax.client.transport import Transport
 from parallax.contracts.job import JobSpec
 from parallax.contracts.messages import ExecutionStatus
 
-ExportFormat = Literal["csv", "jsonl", "parquet"]
 PAGE_SIZE: Final = 200
 
 
@@ -93,7 +92,7 @@ class ParallaxClient:
         cursor, left = None, limit
         while left is None or left > 0:
             size = PAGE_SIZE if left is None else min(PAGE_SIZE, left)
-            params = {"status": list(status) or None, "name": name, "limit": size, "cursor": cursor}
+            params = {"status": list(status), "name": name, "limit": size, "cursor": cursor}
             page = await self._transport.get(JobPage, "/v1/jobs", params)
             for job in page.items:
                 yield job
@@ -128,15 +127,18 @@ class ParallaxClient:
         self,
         job_id: str,
         *,
-        question: str | None = None,
-        model: str | None = None,
-        region: str | None = None,
-        status: str | None = None,
+        question: Sequence[str] = (),
+        model: Sequence[str] = (),
+        region: Sequence[str] = (),
+        status: Sequence[str] = (),
         limit: int | None = None,
     ) -> AsyncIterator[ExecutionBrief]:
-        """Executions that have ended, by question, model, region and sample; at most ``limit`` of them."""
+        """Executions that have ended, by question, model, region and sample; at most ``limit`` of them.
+
+        A filter keeps what has one of its values; an empty one keeps everything.
+        """
         cursor, left = None, limit
-        filters = {"question": question, "model": model, "region": region, "status": status}
+        filters = {"question": list(question), "model": list(model), "region": list(region), "status": list(status)}
         while left is None or left > 0:
             size = PAGE_SIZE if left is None else min(PAGE_SIZE, left)
             page = await self._transport.get(
@@ -173,17 +175,21 @@ class ParallaxClient:
     async def export(
         self,
         job_id: str,
-        export_format: ExportFormat,
+        export_format: str,
         *,
-        question: str | None = None,
-        model: str | None = None,
-        region: str | None = None,
-        status: str | None = None,
+        question: Sequence[str] = (),
+        model: Sequence[str] = (),
+        region: Sequence[str] = (),
+        status: Sequence[str] = (),
     ) -> AsyncIterator[bytes]:
-        """Every execution as one document, in parts as they arrive: memory stays flat."""
+        """Every execution as one document (``csv``, ``jsonl`` or ``parquet``), in parts as they arrive."""
         params = {
-            "format": export_format, "question": question, "model": model, "region": region, "status": status,
-        }  # fmt: skip
+            "format": export_format,
+            "question": list(question),
+            "model": list(model),
+            "region": list(region),
+            "status": list(status),
+        }
         async with self._transport.stream(f"{_job(job_id)}/export", params) as response:
             async for part in response.aiter_bytes():
                 yield part

@@ -1,0 +1,1 @@
+"""The commands, one module per group. Each parses, calls, shows; the work is elsewhere."""

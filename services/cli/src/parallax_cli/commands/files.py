@@ -1,0 +1,96 @@
+"""``init`` and ``validate``: job files, without starting anything."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parallax.catalog import Catalog, offer_of
+from parallax.contracts.job import JobSpec
+from parallax.contracts.plan import JobPlan, batch_count, execution_count
+from parallax.errors import InvalidInputError
+from parallax_cli import examples
+from parallax_cli.commands.remote import remote_offer
+from parallax_cli.connect import Target
+from parallax_cli.console import stdout
+from parallax_cli.exits import guarded
+from parallax_cli.jobfile import load_job
+from parallax_cli.options import Api, AsJson, JobFile, Key
+from parallax_cli.text import one_line
+
+
+@guarded
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("job.yaml"),
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a commented job file to start from."""
+    text = examples.path("starter.yaml").read_text(encoding="utf-8")
+    try:
+        with path.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise InvalidInputError(f"{path} is already there; --force replaces it") from None
+    except OSError as error:
+        raise InvalidInputError(f"{path}: {error.strerror}") from error
+    stdout().print(f"wrote {path}; next: parallax validate {path}, then parallax run {path}", soft_wrap=True)
+
+
+@guarded
+def validate(path: JobFile, *, as_json: AsJson = False, api: Api = None, key: Key = None) -> None:
+    """Check a job file and count its executions; every problem is told at once, nothing is started."""
+    catalog: Catalog | None = None
+    if api is None:
+        catalog = Target().catalog()
+        offer = offer_of(catalog)
+    else:
+        offer = asyncio.run(remote_offer(api, key))
+    spec = load_job(path, offer)
+    estimate = _estimate(spec, catalog) if catalog is not None else None
+    if as_json:
+        document = {
+            "valid": True, "name": spec.name, "questions": len(spec.questions), "executions": execution_count(spec),
+            "batches": batch_count(spec), "lanes": list(JobPlan.of(spec).lanes()), "estimated_cost": estimate,
+        }  # fmt: skip
+        typer.echo(json.dumps(document, ensure_ascii=False))
+        return
+    console = stdout()
+    console.print(
+        f"{path} is valid: job {one_line(spec.name, 80)!r}, {len(spec.questions)} questions, "
+        f"{len(spec.models)} models, {execution_count(spec)} executions in {batch_count(spec)} batches "
+        f"(barrier: {spec.barrier.value})",
+        soft_wrap=True,
+    )
+    if estimate is not None:
+        console.print(
+            f"estimated cost: up to {estimate['at_most']} {estimate['currency']} in GPU time, if every call took "
+            f"{estimate['seconds_per_call']} s (prices of {estimate['prices_as_of']})",
+            soft_wrap=True,
+        )
+
+
+ASSUMED_CALL_S = 5.0
+"""For estimates before anything is known: a short answer of a small model, not a promise."""
+
+
+def _estimate(spec: JobSpec, catalog: Catalog) -> dict[str, str | float] | None:
+    """What the job may cost, where the catalog has prices for every model that it uses; ``None`` otherwise."""
+    prices = catalog.prices
+    if prices is None or spec.only is not None:
+        return None
+    amount = 0.0
+    for chosen in spec.models:
+        model = catalog.models[chosen.catalog_name]
+        price = prices.gpu_second.get(model.modal.gpu) if model.modal else None
+        if price is None or model.modal is None:
+            return None
+        for name in chosen.regions or spec.regions:
+            calls = len(spec.questions) * spec.samples
+            amount += calls * ASSUMED_CALL_S * price * catalog.regions[name].price_multiplier
+    return {
+        "at_most": round(amount, 4), "currency": prices.currency, "seconds_per_call": ASSUMED_CALL_S,
+        "prices_as_of": prices.as_of.isoformat(),
+    }  # fmt: skip
