@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 from results.api.app import create_api
 
@@ -32,9 +32,6 @@ from parallax_cli.home import Home, HomeLock
 from parallax_cli.local_model import local_model
 from parallax_cli.unix_server import bound_socket, serving
 from results.api.settings import ApiSettings
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
 
 LOCAL_ENDPOINT: Final = "openai+http://127.0.0.1:8001/v1"
 """What the packaged catalog says where the local model's address belongs."""
@@ -115,7 +112,7 @@ class _Parts:
         self._broker = MemoryBroker(catalog.regions)
         self._clock = SystemClock()
 
-    async def engine(self, name: str) -> "AsyncEngine":
+    async def engine(self, name: str) -> Any:
         engine = create_engine(self._database_url, application_name=name, pool_size=POOL_SIZE)
         self._stack.push_async_callback(engine.dispose)
         return engine
@@ -177,7 +174,7 @@ class _Parts:
             )
         )
 
-    async def serve_api(self, lock: HomeLock, engine: "AsyncEngine") -> Path:
+    async def serve_api(self, lock: HomeLock, engine: Any) -> Path:
         api = create_api(
             engine=engine, bus=self._bus(), catalog=self._catalog, clock=self._clock, settings=ApiSettings()
         )

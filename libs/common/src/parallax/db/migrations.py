@@ -1,7 +1,9 @@
 """Brings one service's schema to the newest revision, safely from several replicas at once."""
 
+import asyncio
 from importlib.resources import as_file, files
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
@@ -17,8 +19,16 @@ async def migrate(engine: AsyncEngine, *, package: str, schema: str) -> None:
 
     Idempotent; replicas that start together wait for each other on an advisory lock.
     """
-    async with transaction(engine) as connection:
+    async with _turn(), transaction(engine) as connection:
         await connection.run_sync(_upgrade, package, schema)
+
+
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+
+
+def _turn() -> asyncio.Lock:
+    """Services of one process migrate one after the other: Alembic keeps the running migration in globals."""
+    return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
 def _upgrade(connection: Connection, package: str, schema: str) -> None:
