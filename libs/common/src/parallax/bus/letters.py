@@ -1,5 +1,6 @@
 """What the bus writes on a message that nobody could handle, and where it sends it."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from parallax.contracts.routing import Queue
@@ -13,6 +14,9 @@ KEY_HEADER: Final = "x-parallax-key"
 TIME_HEADER: Final = "x-parallax-dead-at"
 """When it was given up, RFC 3339."""
 
+BROKER_HEADERS: Final = ("x-delivery-count", "x-acquired-count", "x-death", "x-first-death-", "x-last-death-")
+"""Prefixes of what the broker itself writes on a message."""
+
 MAX_REASON_LENGTH: Final = 2_000
 """Headers travel with the message and are kept: a reason is prose, not a dump."""
 
@@ -25,6 +29,18 @@ def dead_key(queue: Queue, key: str) -> str:
     filed as unreadable.
     """
     return key if key in queue.keys and not queue.dead else f"unreadable.{queue.name}"
+
+
+def kept_headers(headers: Mapping[str, object]) -> dict[str, object]:
+    """The publisher's own headers: plain values, without what the broker counted and noted about the lost life.
+
+    A copy that still said ``x-delivery-count: 20`` would be given up again on arrival.
+    """
+    return {
+        name: value
+        for name, value in headers.items()
+        if isinstance(value, str | int | float) and not name.startswith(BROKER_HEADERS)
+    }
 
 
 def clean_reason(reason: str) -> str:

@@ -252,7 +252,7 @@ class AmqpConsumption:
             letters.dead_key(self._queue, key),
             message.body,
             headers={
-                **{name: value for name, value in headers.items() if isinstance(value, str | int | float)},
+                **letters.kept_headers(headers),
                 letters.REASON_HEADER: letters.clean_reason(reason),
                 letters.QUEUE_HEADER: self._queue.name,
                 letters.KEY_HEADER: key,
