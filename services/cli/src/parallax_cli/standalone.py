@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from results.api.app import create_api
-
 import dispatcher.app
 import dispatcher.settings
 import executor.app
@@ -31,6 +29,7 @@ from parallax.db.migrations import migrate
 from parallax_cli.home import Home, HomeLock
 from parallax_cli.local_model import local_model
 from parallax_cli.unix_server import bound_socket, serving
+from results.api.app import create_api
 from results.api.settings import ApiSettings
 
 LOCAL_ENDPOINT: Final = "openai+http://127.0.0.1:8001/v1"
