@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -32,6 +33,7 @@ from tests.benchmarks.compare.celery_stack import prepare as prepare_celery
 from tests.benchmarks.compare.figures import BATCH_SIZE, Figures, Load, figures, growth_per_1000, median_run
 from tests.benchmarks.compare.floor_stack import floor_stack
 from tests.benchmarks.compare.jobs import message_sizes
+from tests.benchmarks.compare.ledger import StalledError
 from tests.benchmarks.compare.parallax_stack import Variant, parallax_stack
 from tests.benchmarks.compare.service import ContenderFailedError, Service, watched
 from tests.benchmarks.compare.stack import Site, Stack
@@ -44,6 +46,7 @@ SOAK_JOBS: Final = 50
 SOAK_SAMPLE_EVERY_S: Final = 1.0
 CALL_S: Final = 0.2
 EXIT_UNREACHABLE: Final = 4
+EXIT_INTERRUPTED: Final = 130
 REPORT_WIDTH: Final = 110
 """Of a report that goes into a file."""
 
@@ -122,11 +125,11 @@ async def servers(folder: Path) -> AsyncIterator[Servers]:
         yield Servers(node.url, url, folder, tuple(found))
 
 
-async def run_load(stack: Stack, prefix: str, load: Load, timeout_s: float = RUN_TIMEOUT_S) -> Figures:
+async def run_load(stack: Stack, prefix: str, load: Load, *, timeout_s: float = RUN_TIMEOUT_S) -> Figures:
     """Submit a load, wait until it is recorded, and read it back."""
     submitted_at = time.time()
     await stack.submit(prefix, load)
-    await stack.ledger.wait(prefix, load.executions, timeout_s=timeout_s)
+    await stack.ledger.wait(prefix, load.executions, timeout_s=timeout_s, seen=lambda _count: stack.check())
     return figures(await stack.ledger.rows(prefix), submitted_at)
 
 
@@ -169,6 +172,7 @@ async def soak(shared: Servers, executions: int) -> list[report.Memory]:
         services = (*stack.services, *shared.services)
 
         def note(count: int) -> None:
+            stack.check()
             for service in services:
                 service.history.append((count, service.memory_mb()))
 
@@ -176,8 +180,6 @@ async def soak(shared: Servers, executions: int) -> list[report.Memory]:
         await stack.ledger.wait(
             "soak", load.executions, timeout_s=SOAK_TIMEOUT_S, every_s=SOAK_SAMPLE_EVERY_S, seen=note
         )
-        for service in stack.services:
-            service.check()
     return [
         report.Memory(service.name, tuple(service.history), growth_per_1000(service.history)) for service in services
     ]
@@ -251,14 +253,17 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     arguments = parser.parse_args()
     progress = Console(stderr=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves no process behind, as after Ctrl-C
     try:
         found = asyncio.run(bench(arguments, progress))
     except pytest.skip.Exception as error:
         progress.print(f"bench: {error}", highlight=False)
         return EXIT_UNREACHABLE
-    except ContenderFailedError as error:
+    except (ContenderFailedError, StalledError) as error:
         progress.print(f"bench: {error}", highlight=False, markup=False)
         return 1
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     if arguments.json:
         sys.stdout.write(json.dumps(found.document(), indent=2) + "\n")
     else:

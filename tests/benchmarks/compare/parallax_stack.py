@@ -13,7 +13,7 @@ import yaml
 
 from parallax.bus.amqp import connect
 from parallax.contracts.messages import SubmitJob
-from tests.benchmarks.compare import instant_executor
+from tests.benchmarks.compare import http_model, instant_executor
 from tests.benchmarks.compare.figures import REGIONS, Load
 from tests.benchmarks.compare.jobs import catalog, job
 from tests.benchmarks.compare.ledger import ledger
@@ -61,10 +61,12 @@ async def parallax_stack(site: Site, variant: Variant) -> AsyncIterator[Stack]:
     ]
     async with AsyncExitStack() as resources:
         processes = resources.enter_context(ExitStack())
+        services: list[Service] = []
         if variant.http_model:
-            command = ["parallax", "mock-endpoint", "--port", str(model_port)]
-            processes.enter_context(started("mock model", command, folder=site.folder, environment={}))
-        services = []
+            command = [sys.executable, "-m", http_model.__name__, str(model_port)]
+            services.append(
+                processes.enter_context(started("model (mock)", command, folder=site.folder, environment={}))
+            )
         for (name, module, own), port in zip(plan, ports, strict=False):
             http = {"PARALLAX_HTTP": f"127.0.0.1:{port}"}
             command = [sys.executable, "-m", module]
@@ -73,7 +75,7 @@ async def parallax_stack(site: Site, variant: Variant) -> AsyncIterator[Stack]:
                     started(name, command, folder=site.folder, environment={**environment, **own, **http})
                 )
             )
-        await _until_ready(list(zip(services, ports, strict=False)))
+        await _until_ready(list(zip(services[-len(plan) :], ports, strict=False)))
         bus = await connect(site.amqp_url, namespace=NAMESPACE, regions=REGIONS, name="benchmark")
         resources.push_async_callback(bus.close)
         rows = await resources.enter_async_context(ledger(site.database_url, "results.executions"))

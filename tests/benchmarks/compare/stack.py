@@ -40,6 +40,15 @@ class Stack:
     submit: Callable[[str, Load], Awaitable[None]]
     """Submits a load; the names of its jobs begin with the given prefix."""
 
+    def check(self) -> None:
+        """See that every service still runs.
+
+        Raises:
+            ContenderFailedError: One does not.
+        """
+        for service in self.services:
+            service.check()
+
 
 def job_names(prefix: str, load: Load) -> list[str]:
     """The jobs of a load; all their names sort and match under the prefix."""
