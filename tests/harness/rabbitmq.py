@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -34,6 +35,18 @@ log.file.level = warning
 vm_memory_high_watermark.absolute = 2GB
 disk_free_limit.absolute = 50MB
 """
+
+
+WATCHDOG = """
+import os, signal, sys
+groups = [int(line) for line in sys.stdin]
+for group in groups:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+"""
+"""Learns process groups on its input and kills them when that ends: nothing outlives a test run that was killed."""
 
 
 class Node(Protocol):
@@ -101,6 +114,7 @@ class NativeNode:
         self._port, self._epmd_port, self._dist_port = free_ports(3)
         self._name = f"parallax-test-{uuid4().hex[:8]}@localhost"
         self.url = f"amqp://guest:guest@127.0.0.1:{self._port}/"
+        self._watchdog: subprocess.Popen[str] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +125,9 @@ class NativeNode:
         """Start the node on the data it has; return when clients can connect."""
         if self._epmd is None:
             command = [epmd_path(), "-port", str(self._epmd_port), "-address", "127.0.0.1"]
-            self._epmd = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            null = subprocess.DEVNULL
+            self._epmd = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
+            self._watch(self._epmd)
             wait_for_port(self._epmd_port, self._epmd)
         with (self._folder / "console.log").open("ab") as console:
             self._server = subprocess.Popen(
@@ -123,6 +139,7 @@ class NativeNode:
                 stderr=console,
                 start_new_session=True,
             )
+        self._watch(self._server)
         wait_for_port(self._port, self._server)
 
     def stop(self) -> None:
@@ -146,6 +163,10 @@ class NativeNode:
             self._epmd.kill()
             self._epmd.wait()
             self._epmd = None
+        if self._watchdog is not None:
+            self._watchdog.kill()
+            self._watchdog.communicate()
+            self._watchdog = None
 
     def ctl(self, *arguments: str) -> str:
         """Run ``rabbitmqctl`` on the node and return what it printed."""
@@ -156,6 +177,15 @@ class NativeNode:
         if done.returncode != 0:
             raise RuntimeError(f"rabbitmqctl {' '.join(arguments)}: {done.stderr or done.stdout}")
         return done.stdout
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        if self._watchdog is None:
+            self._watchdog = subprocess.Popen(
+                [sys.executable, "-c", WATCHDOG], stdin=subprocess.PIPE, text=True, start_new_session=True
+            )
+        assert self._watchdog.stdin is not None
+        self._watchdog.stdin.write(f"{process.pid}\n")
+        self._watchdog.stdin.flush()
 
     def _reap(self) -> None:
         if self._server is None:
