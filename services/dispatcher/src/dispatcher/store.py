@@ -43,12 +43,15 @@ _UPDATE_JOB = text("""
         changed_at = :now
     WHERE id = :id
 """)
-_LOCK_JOB = text("SELECT id, template, state FROM dispatcher.jobs WHERE id = :id FOR UPDATE")
+_LOCK_JOB = text("""
+    SELECT id, CAST(template AS text), CAST(state AS text) FROM dispatcher.jobs WHERE id = :id FOR UPDATE
+""")
 _LOCK_DUE = text("""
-    SELECT id, template, state FROM dispatcher.jobs WHERE id = :id AND due_at <= :now FOR UPDATE SKIP LOCKED
+    SELECT id, CAST(template AS text), CAST(state AS text) FROM dispatcher.jobs
+    WHERE id = :id AND due_at <= :now FOR UPDATE SKIP LOCKED
 """)
 _LOCK_NEXT_QUEUED = text("""
-    SELECT id, template, state FROM dispatcher.jobs WHERE phase = 'queued'
+    SELECT id, CAST(template AS text), CAST(state AS text) FROM dispatcher.jobs WHERE phase = 'queued'
     ORDER BY position LIMIT 1 FOR UPDATE SKIP LOCKED
 """)
 _ANY_QUEUED = text("SELECT EXISTS (SELECT FROM dispatcher.jobs WHERE phase = 'queued')")
@@ -56,12 +59,13 @@ _COUNT_ACTIVE = text("SELECT count(*) FROM dispatcher.jobs WHERE phase IN ('runn
 _DUE = text("SELECT id FROM dispatcher.jobs WHERE due_at <= :now ORDER BY due_at LIMIT :limit")
 _UNFINISHED = text("SELECT id FROM dispatcher.jobs WHERE phase <> 'finished' ORDER BY position")
 _NEWEST_FINISHED = text("""
-    SELECT accepted, finished FROM dispatcher.jobs WHERE phase = 'finished' ORDER BY changed_at DESC LIMIT :limit
+    SELECT CAST(accepted AS text), CAST(finished AS text) FROM dispatcher.jobs
+    WHERE phase = 'finished' ORDER BY changed_at DESC LIMIT :limit
 """)
-_SUBMITTED = text("SELECT content_sha256, accepted FROM dispatcher.jobs WHERE id = :id")
+_SUBMITTED = text("SELECT content_sha256, CAST(accepted AS text) FROM dispatcher.jobs WHERE id = :id")
 _QUESTION = text("SELECT id, text FROM dispatcher.questions WHERE job_id = :job_id AND question_index = :index")
 _CHOSEN = text("""
-    SELECT cells FROM dispatcher.chosen_batches
+    SELECT CAST(cells AS text) FROM dispatcher.chosen_batches
     WHERE job_id = :job_id AND lane = :lane AND question_index = :index
 """)
 _NEXT_CHOSEN = text("""

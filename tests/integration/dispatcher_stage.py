@@ -1,0 +1,321 @@
+"""A dispatcher on the memory bus and a real database, with everything around it played by one actor.
+
+The actor takes tasks as executors would and keeps the ledger as results would, but only when it is told to.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from dispatcher.app import running
+from dispatcher.settings import Settings
+from parallax.bus.memory import MemoryBroker, MemoryBus, Reply
+from parallax.bus.port import Bus, Consumption, Delivery
+from parallax.bus.serve import Serving, serve
+from parallax.catalog import Catalog, parse_catalog
+from parallax.clock import SystemClock
+from parallax.contracts.messages import (
+    BatchCompleted,
+    BatchIncomplete,
+    CancelJob,
+    CloseBatch,
+    Counts,
+    ExecutionFinished,
+    ExecutionStatus,
+    ExecutionTask,
+    InspectBatch,
+    JobFinished,
+    Message,
+    decode,
+)
+from parallax.contracts.plan import BatchPlan, BatchRef
+from parallax.contracts.routing import BATCHES, EVENTS, FACTS, SUBMISSIONS, Queue, executions
+from parallax.errors import UnavailableError
+
+PATIENCE_S = 30.0
+"""How long a test waits for what must happen: far longer than it takes, for loaded machines."""
+
+CATALOG: Catalog = parse_catalog(
+    {
+        "regions": {
+            "us": {"name": "the United States", "endpoint": "openai+http://127.0.0.1:1/v1"},
+            "eu": {"name": "the European Union", "endpoint": "openai+http://127.0.0.1:1/v1"},
+        },
+        "models": {
+            "tiny": {"upstream": "tiny", "regions": ["us", "eu"]},
+            "large": {"upstream": "large", "regions": ["us"]},
+        },
+    },
+    source="test",
+)
+
+M = TypeVar("M", bound=Message)
+
+
+def job_document(questions: int = 3, **changes: Any) -> dict[str, Any]:
+    """A small valid job."""
+    return {
+        "name": "test",
+        "questions": [{"id": f"q{index}", "text": f"Question {index}?"} for index in range(questions)],
+        "models": [{"id": "tiny"}],
+        "regions": ["us", "eu"],
+        **changes,
+    }
+
+
+class ManualClock:
+    """A clock that stands still until it is turned."""
+
+    def __init__(self) -> None:
+        self._now = datetime(2026, 1, 1, tzinfo=UTC)
+        self._elapsed_s = 0.0
+        self._sleepers: list[tuple[float, asyncio.Event]] = []
+
+    def now(self) -> datetime:
+        """The moment."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """Seconds since the start."""
+        return self._elapsed_s
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until the clock was turned far enough."""
+        woken = asyncio.Event()
+        self._sleepers.append((self._elapsed_s + seconds, woken))
+        await woken.wait()
+
+    def advance(self, seconds: float) -> None:
+        """Turn the clock."""
+        self._now += timedelta(seconds=seconds)
+        self._elapsed_s += seconds
+        for until, woken in self._sleepers:
+            if until <= self._elapsed_s:
+                woken.set()
+        self._sleepers = [(until, woken) for until, woken in self._sleepers if not woken.is_set()]
+
+
+class BreakingBus:
+    """A bus that loses its connection right after publishing a message that ``breaks`` picks, once for each."""
+
+    def __init__(self, bus: Bus, breaks: Callable[[Message], bool]) -> None:
+        self._bus = bus
+        self._breaks = breaks
+        self._broken: set[str] = set()
+        self.failures = 0
+
+    async def publish(self, *messages: Message) -> None:
+        await self._bus.publish(*messages)
+        for message in messages:
+            name = f"{message.kind} {getattr(message, 'batch', '')}"
+            if self._breaks(message) and name not in self._broken:
+                self._broken.add(name)
+                self.failures += 1
+                raise UnavailableError("the connection was lost after the publish")
+
+    async def reply(self, delivery: Delivery, message: Message) -> None:
+        await self._bus.reply(delivery, message)
+
+    async def consume(self, queue: Queue, *, prefetch: int, handler: Callable[[Delivery], None]) -> Consumption:
+        return await self._bus.consume(queue, prefetch=prefetch, handler=handler)
+
+    async def follow(self, stream: Queue, handler: Callable[[bytes], None]) -> Any:
+        return await self._bus.follow(stream, handler)
+
+    async def depth(self, queue: Queue) -> int:
+        return await self._bus.depth(queue)
+
+    async def close(self) -> None:
+        await self._bus.close()
+
+
+class Stage:
+    """The world around the dispatchers under test."""
+
+    def __init__(self, broker: MemoryBroker, engine: AsyncEngine, clock: ManualClock) -> None:
+        self.broker = broker
+        self.engine = engine
+        self.clock = clock
+        self.bus = MemoryBus(broker)
+        self.said: list[Message] = []
+        """Everything dispatchers announced, and every task that was taken, in order."""
+        self.facts: dict[tuple[str, str, int], dict[UUID, ExecutionStatus]] = {}
+        self.outcome: Callable[[ExecutionTask], ExecutionStatus | None] = lambda _task: ExecutionStatus.COMPLETED
+        """What becomes of a task; ``None`` loses it."""
+        self._changed = asyncio.Event()
+        self._servings: dict[str, Serving] = {}
+        self._requests = 0
+
+    async def start(self) -> None:
+        """Listen to announcements, closings and facts; take no task yet."""
+        await self._serve(EVENTS, self._on_event)
+        await self._serve(BATCHES, self._on_batch)
+        await self._serve(FACTS, self._on_fact)
+
+    async def run_executors(self, *regions: str) -> None:
+        """Take the tasks of some regions from now on; of all when none is named."""
+        for region in regions or tuple(CATALOG.regions):
+            await self._serve(executions(region), self._on_task)
+
+    async def _serve(self, queue: Queue, handler: Callable[[Delivery], Any]) -> None:
+        self._servings[queue.name] = await serve(self.bus, queue, prefetch=50, handler=handler, clock=SystemClock())
+
+    async def close(self) -> None:
+        """Stop."""
+        for serving in self._servings.values():
+            await serving.close()
+        await self.bus.close()
+
+    # --- what tests do
+
+    async def submit(self, job_id: str, document: dict[str, Any] | None = None) -> Message:
+        """Submit a job and return the answer."""
+        body = {"kind": "submit_job", "version": 1, "job_id": job_id, "job": document or job_document()}
+        return await self.submit_raw(json.dumps(body).encode())
+
+    async def submit_raw(self, body: bytes) -> Message:
+        """Submit any bytes and return the answer."""
+        self._requests += 1
+        reply_to = f"replies.{self._requests}"
+        replies: asyncio.Queue[Reply] = self.bus.replies(reply_to)
+        await self.bus.publish_raw(SUBMISSIONS, body, reply_to=reply_to, correlation_id="c1")
+        async with asyncio.timeout(PATIENCE_S):
+            reply = await replies.get()
+        assert reply.correlation_id == "c1"
+        return decode(reply.body)
+
+    async def cancel(self, job_id: str, reason: str = "enough") -> None:
+        """Ask to stop a job."""
+        await self.bus.publish(CancelJob(job_id=job_id, reason=reason))
+
+    async def until_rows(self, table: str, count: int, *, turning_s: float = 0.0) -> None:
+        """Wait until a table of the dispatcher has so many rows, turning the clock all the while."""
+        statement = text(f"SELECT count(*) FROM dispatcher.{table}")
+        async with asyncio.timeout(PATIENCE_S), self.engine.connect() as connection:
+            while (await connection.execute(statement)).scalar_one() != count:
+                await connection.rollback()
+                self.clock.advance(turning_s)
+                await asyncio.sleep(0.01)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something that was said makes the condition true."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def until_turning(self, condition: Callable[[], bool], *, seconds: float = 1.0) -> None:
+        """The same, turning the clock all the while."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():
+                self.clock.advance(seconds)
+                await asyncio.sleep(0.01)
+
+    async def finished(self, job_id: str) -> JobFinished:
+        """Wait for the end of a job."""
+        await self.until(lambda: bool(self.heard(JobFinished, job_id)))
+        return self.heard(JobFinished, job_id)[-1]
+
+    def heard(self, kind: type[M], job_id: str | None = None) -> list[M]:
+        """What was said of one kind, about one job."""
+        return [m for m in self.said if isinstance(m, kind) and (job_id is None or _job_of(m) == job_id)]
+
+    # --- executors and results
+
+    async def _on_event(self, delivery: Delivery) -> None:
+        self._note(decode(delivery.body))
+
+    async def _on_task(self, delivery: Delivery) -> None:
+        task = ExecutionTask.model_validate_json(delivery.body)
+        status = self.outcome(task)
+        self._note(task)
+        if status is not None:
+            await self._record(task.batch, {task.execution_id: status}, task.batch_size)
+
+    async def _on_fact(self, delivery: Delivery) -> None:
+        fact = ExecutionFinished.model_validate_json(delivery.body)
+        self._note(fact)
+        await self._record(fact.batch, {fact.execution_id: fact.status}, fact.batch_size)
+
+    async def _on_batch(self, delivery: Delivery) -> None:
+        message = decode(delivery.body)
+        self._note(message)
+        match message:
+            case CloseBatch(batch=batch, status=status):
+                await self._record(batch.ref, dict.fromkeys(batch.execution_ids(), status), len(batch.cells))
+            case InspectBatch(batch=batch):
+                await self._inspect(batch)
+            case _:
+                raise AssertionError(message)
+
+    async def _record(self, ref: BatchRef, facts: dict[UUID, ExecutionStatus], size: int) -> None:
+        recorded = self.facts.setdefault((ref.job_id, ref.lane, ref.question_index), {})
+        for execution, status in facts.items():
+            recorded.setdefault(execution, status)
+        if len(recorded) == size:
+            await self.bus.publish(BatchCompleted(batch=ref, counts=_counts(recorded.values())))
+
+    async def _inspect(self, batch: BatchPlan) -> None:
+        ref = batch.ref
+        recorded = self.facts.setdefault((ref.job_id, ref.lane, ref.question_index), {})
+        missing = tuple(cell for execution, cell in batch.execution_ids().items() if execution not in recorded)
+        if missing:
+            await self.bus.publish(BatchIncomplete(batch=ref, recorded=len(recorded), running=0, missing=missing))
+        else:
+            await self.bus.publish(BatchCompleted(batch=ref, counts=_counts(recorded.values())))
+
+    def _note(self, message: Message) -> None:
+        self.said.append(message)
+        self._changed.set()
+
+
+def _counts(statuses: Iterable[ExecutionStatus]) -> Counts:
+    ended = list(statuses)
+    return Counts(**{status.value: ended.count(status) for status in ExecutionStatus})
+
+
+def _job_of(message: Message) -> str | None:
+    batch = getattr(message, "batch", None)
+    if isinstance(batch, BatchPlan):
+        return batch.ref.job_id
+    found: str | None = batch.job_id if batch is not None else getattr(message, "job_id", None)
+    return found
+
+
+@asynccontextmanager
+async def staged(engine: AsyncEngine, *, clock: ManualClock | None = None) -> AsyncIterator[Stage]:
+    """A stage without a dispatcher."""
+    stage = Stage(MemoryBroker(CATALOG.regions), engine, clock or ManualClock())
+    await stage.start()
+    try:
+        yield stage
+    finally:
+        await stage.close()
+
+
+@asynccontextmanager
+async def dispatching(
+    stage: Stage, *, settings: Settings | None = None, bus: Bus | None = None, replicas: int = 1
+) -> AsyncIterator[None]:
+    """Dispatchers at work on a stage."""
+    async with AsyncExitStack() as stack:
+        for _ in range(replicas):
+            client = bus or MemoryBus(stage.broker)
+            stack.push_async_callback(client.close)
+            await stack.enter_async_context(
+                running(
+                    bus=client,
+                    engine=stage.engine,
+                    catalog=CATALOG,
+                    clock=stage.clock,
+                    settings=settings or Settings(),
+                )
+            )
+        yield

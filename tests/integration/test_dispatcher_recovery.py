@@ -1,0 +1,213 @@
+"""Crashes between publish and commit, lost messages, a lost bus, and two dispatchers at once."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from dispatcher.app import running
+from dispatcher.settings import Settings
+from parallax.bus.letters import REASON_HEADER
+from parallax.bus.memory import MemoryBroker, MemoryBus
+from parallax.contracts.messages import (
+    BatchCompleted,
+    BatchIncomplete,
+    BatchOpened,
+    Counts,
+    ErrorInfo,
+    ExecutionFinished,
+    ExecutionStatus,
+    ExecutionTask,
+    InspectBatch,
+    JobAccepted,
+    JobFinished,
+    JobOutcome,
+    JobStarted,
+    Message,
+)
+from parallax.contracts.plan import BatchRef, Cell
+from parallax.contracts.routing import DEAD_EXECUTIONS, DEAD_LETTERS, executions
+from parallax.db.engine import create_engine
+from tests.integration.dispatcher_stage import CATALOG, BreakingBus, Stage, dispatching, job_document, staged
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(database_url, application_name="test", pool_size=8)
+    yield engine
+    await engine.dispose()
+
+
+def kind_is(kind: type[Message]) -> Callable[[Message], bool]:
+    return lambda message: isinstance(message, kind)
+
+
+@pytest.mark.parametrize("kind", [JobAccepted, JobStarted, BatchOpened, JobFinished], ids=lambda kind: kind.__name__)
+async def test_a_crash_between_publish_and_commit_repeats_the_step(engine: AsyncEngine, kind: type[Message]) -> None:
+    async with staged(engine) as stage:
+        bus = BreakingBus(MemoryBus(stage.broker), kind_is(kind))
+        async with dispatching(stage, bus=bus):
+            await stage.run_executors()
+            submitting = asyncio.create_task(stage.submit("job"))
+            await stage.until_turning(lambda: bool(stage.heard(JobFinished, "job")))
+            assert isinstance(await submitting, JobAccepted)
+            await stage.until_turning(lambda: len(stage.heard(kind, "job")) >= 2 * bus.failures)
+    assert bus.failures == (3 if kind is BatchOpened else 1)
+    ids = Counter(task.execution_id for task in stage.heard(ExecutionTask, "job"))
+    assert len(ids) == 6, "a repeated step publishes the same ids"
+    assert stage.heard(JobFinished, "job")[-1].counts == Counts(completed=6)
+
+
+async def test_a_completion_that_runs_ahead_of_its_opening_is_harmless(engine: AsyncEngine) -> None:
+    async with staged(engine) as stage, dispatching(stage):
+        await stage.submit("job")
+        await stage.until(lambda: bool(stage.heard(BatchOpened, "job")))
+        ahead = BatchRef(job_id="job", lane="all", question_index=1)
+        await stage.bus.publish(BatchCompleted(batch=ahead, counts=Counts(completed=2)))
+        await stage.bus.publish(
+            BatchCompleted(batch=BatchRef(job_id="nobody", lane="all", question_index=0), counts=Counts())
+        )
+        await stage.run_executors()
+        assert (await stage.finished("job")).counts == Counts(completed=6)
+        assert stage.broker.depth(DEAD_LETTERS) == 0
+
+
+async def test_two_dispatchers_do_everything_once(engine: AsyncEngine) -> None:
+    jobs = [f"job{number}" for number in range(12)]
+    settings = Settings(max_active_jobs=3, prefetch=4)
+    async with staged(engine) as stage, dispatching(stage, settings=settings, replicas=2):
+        await stage.run_executors()
+        await asyncio.gather(*(stage.submit(job) for job in jobs), *(stage.submit(job) for job in jobs))
+        await stage.until_turning(lambda: len(stage.heard(JobFinished)) >= len(jobs))
+    assert {end.job_id: end.counts for end in stage.heard(JobFinished)} == dict.fromkeys(jobs, Counts(completed=6))
+    opened = Counter((o.batch.job_id, o.batch.question_index) for o in stage.heard(BatchOpened))
+    assert opened == dict.fromkeys(((job, index) for job in jobs for index in range(3)), 1)
+    assert set(Counter(task.execution_id for task in stage.heard(ExecutionTask)).values()) == {1}
+    assert len(stage.heard(JobStarted)) == len(jobs)
+    assert most_active(stage) <= 3
+
+
+def most_active(stage: Stage) -> int:
+    """The largest number of jobs that had been started and had not ended."""
+    active, most = 0, 0
+    for message in stage.said:
+        active += isinstance(message, JobStarted) - isinstance(message, JobFinished)
+        most = max(most, active)
+    return most
+
+
+async def test_a_region_whose_queue_was_lost_gets_just_what_is_missing(engine: AsyncEngine) -> None:
+    async with staged(engine) as stage, dispatching(stage, settings=Settings(reconcile_after_s=60)):
+        lost = set[str]()
+
+        def lose_first(task: ExecutionTask) -> ExecutionStatus | None:
+            if task.region == "eu" and task.question_id not in lost:
+                lost.add(task.question_id)
+                return None
+            return ExecutionStatus.COMPLETED
+
+        stage.outcome = lose_first
+        await stage.run_executors()
+        await stage.submit("job")
+        await stage.until_turning(lambda: bool(stage.heard(JobFinished, "job")))
+        assert stage.heard(JobFinished, "job")[0].counts == Counts(completed=6)
+        runs = Counter((task.region, task.question_id) for task in stage.heard(ExecutionTask, "job"))
+        assert runs == {(region, f"q{i}"): 1 + (region == "eu") for region in ("us", "eu") for i in range(3)}
+        first, again = [t for t in stage.heard(ExecutionTask, "job") if (t.region, t.question_id) == ("eu", "q0")]
+        assert (again.execution_id, again.deadline_at) == (first.execution_id, first.deadline_at)
+        assert (again.published_at - first.published_at).total_seconds() >= 60
+
+
+async def test_what_waits_in_a_queue_is_not_published_again(engine: AsyncEngine) -> None:
+    async with staged(engine) as stage, dispatching(stage, settings=Settings(reconcile_after_s=10)):
+        await stage.run_executors("us")
+        await stage.submit("job", job_document(questions=1))
+        await stage.until_turning(lambda: len(stage.heard(InspectBatch, "job")) >= 3)
+        assert stage.broker.depth(executions("eu")) == 1
+        await stage.run_executors("eu")
+        await stage.finished("job")
+        assert len(stage.heard(ExecutionTask, "job")) == 2
+
+
+async def test_a_lack_of_executions_that_do_not_exist_is_a_dead_letter(engine: AsyncEngine) -> None:
+    async with staged(engine) as stage, dispatching(stage):
+        await stage.submit("job", job_document(regions=["us"]))
+        await stage.until(lambda: bool(stage.heard(BatchOpened, "job")))
+        ref = BatchRef(job_id="job", lane="all", question_index=0)
+        missing = (Cell("tiny", "eu", 0),)
+        await stage.bus.publish(BatchIncomplete(batch=ref, recorded=0, running=0, missing=missing))
+        await stage.until_turning(lambda: stage.broker.depth(DEAD_LETTERS) == 1)
+
+
+async def test_a_dead_task_becomes_a_failed_fact(engine: AsyncEngine) -> None:
+    async with staged(engine) as stage, dispatching(stage):
+        stage.outcome = lambda _task: None
+        await stage.run_executors()
+        await stage.submit("job", job_document(questions=1))
+        await stage.until(lambda: len(stage.heard(ExecutionTask, "job")) == 2)
+        for task in stage.heard(ExecutionTask, "job"):
+            headers = {REASON_HEADER: "delivered 20 times\0"}
+            await stage.bus.publish_raw(DEAD_EXECUTIONS, task.model_dump_json().encode(), headers=headers)
+        await stage.bus.publish_raw(DEAD_EXECUTIONS, b"not a task")
+        end = await stage.finished("job")
+        assert (end.outcome, end.counts) == (JobOutcome.FAILED, Counts(failed=2))
+        fact = stage.heard(ExecutionFinished, "job")[0]
+        assert (fact.observed, fact.status) == (False, ExecutionStatus.FAILED)
+        assert fact.error == ErrorInfo(
+            error_class="dead_letter", code="dead_letter", message="delivered 20 times\ufffd", retryable=False
+        )
+        await stage.until_turning(lambda: stage.broker.depth(DEAD_LETTERS) == 1)
+
+
+async def test_a_job_goes_on_where_its_process_stopped(engine: AsyncEngine) -> None:
+    """As in standalone: the bus is lost with the process, the ledger is not."""
+    async with staged(engine) as stage, dispatching(stage):
+        stage.outcome = lambda task: (
+            None if task.question_id == "q1" and task.region == "eu" else ExecutionStatus.COMPLETED
+        )
+        await stage.run_executors()
+        await stage.submit("short", job_document(questions=1))
+        await stage.finished("short")
+        await stage.submit("job")
+        await stage.until(lambda: sum(map(len, stage.facts.values())) == 5)
+        ledger = stage.facts
+    async with staged(engine) as stage:
+        stage.facts = ledger
+        stage.clock.advance(60)
+        async with dispatching(stage, settings=Settings(resume_on_start=True)):
+            await stage.run_executors()
+            end = await stage.finished("job")
+    assert end.counts == Counts(completed=6)
+    assert [(task.question_id, task.region) for task in stage.heard(ExecutionTask, "job")] == [
+        ("q1", "eu"), ("q2", "us"), ("q2", "eu"),
+    ]  # fmt: skip
+    assert len(stage.heard(JobAccepted, "job")) == len(stage.heard(JobStarted, "job")) == 1
+    assert stage.heard(JobFinished, "short")[0].counts == Counts(completed=2), "what may have been lost is said again"
+
+
+async def test_messages_outlast_the_dispatcher(engine: AsyncEngine) -> None:
+    async with staged(engine) as stage:
+        async with dispatching(stage):
+            await stage.submit("job")
+            await stage.until(lambda: bool(stage.heard(BatchOpened, "job")))
+        await stage.run_executors()
+        await stage.until(lambda: len(stage.heard(ExecutionTask, "job")) == 2)
+        async with dispatching(stage):
+            assert (await stage.finished("job")).counts == Counts(completed=6)
+        assert len(stage.heard(ExecutionTask, "job")) == 6
+
+
+async def test_health_says_when_a_part_does_not_work(engine: AsyncEngine) -> None:
+    async with staged(engine) as stage:
+        bus = MemoryBus(MemoryBroker(CATALOG.regions))
+        async with running(
+            bus=bus, engine=engine, catalog=CATALOG, clock=stage.clock, settings=Settings(timer_s=1)
+        ) as health:
+            async with asyncio.timeout(30):
+                while not all((await health.check()).values()):
+                    stage.clock.advance(1)
+                    await asyncio.sleep(0.01)
+            await bus.close()
+            assert await health.check() == {"consumers": False, "database": True, "timer": True}
