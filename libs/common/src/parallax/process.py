@@ -46,7 +46,8 @@ class ProcessSettings:
     """What every service reads from its environment."""
 
     amqp_url: str
-    database_url: str | None
+    database: str
+    """Its URL; empty for a service without tables."""
     namespace: str
     catalog: Path
     http: HttpAddress | None
@@ -66,9 +67,7 @@ class ProcessSettings:
             raise InvalidInputError(f"PARALLAX_LOG: {log_format!r} is not a format; expected json or human")
         return cls(
             amqp_url=required(environment, "PARALLAX_AMQP_URL", "amqp://USER:PASSWORD@HOST:5672/"),
-            database_url=required(environment, "PARALLAX_DATABASE_URL", "postgresql://USER@HOST/NAME")
-            if database
-            else None,
+            database=required(environment, "PARALLAX_DATABASE_URL", "postgresql://USER@HOST/NAME") if database else "",
             namespace=environment.get("PARALLAX_NAMESPACE", "parallax"),
             catalog=Path(required(environment, "PARALLAX_CATALOG", "the path of the catalog file")),
             http=http_address(environment["PARALLAX_HTTP"]) if environment.get("PARALLAX_HTTP") else None,

@@ -52,7 +52,7 @@ def from_environment(env: Mapping[str, str]) -> Settings:
     return Settings(
         region=region,
         executor_id=_executor_id(env.get("PARALLAX_EXECUTOR_ID"), region),
-        budget=int(_number(env, "PARALLAX_EXECUTOR_BUDGET", 10, low=1, high=MAX_BUDGET)),
+        budget=int(_number(env, "PARALLAX_CONCURRENCY", 10, low=1, high=MAX_BUDGET)),
         heartbeat_s=_number(env, "PARALLAX_EXECUTOR_HEARTBEAT_S", 5.0, low=0.1, high=10),
         grace_s=_number(env, "PARALLAX_GRACE_S", 30.0, low=0, high=1_500),
     )

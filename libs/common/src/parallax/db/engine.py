@@ -83,3 +83,13 @@ def is_transient(error: DBAPIError) -> bool:
     if sqlstate:
         return sqlstate.startswith(_TRANSIENT_SQLSTATES)
     return isinstance(error, OperationalError | InterfaceError)
+
+
+async def ping(engine: AsyncEngine) -> None:
+    """Ask the database for nothing.
+
+    Raises:
+        UnavailableError: It does not answer.
+    """
+    async with transaction(engine) as connection:
+        await connection.exec_driver_sql("SELECT 1")

@@ -1,0 +1,49 @@
+"""Runs the results service: writer, API and web page: ``python -m results``, configured by the environment."""
+
+import sys
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Final
+
+from parallax.bus.amqp import connect
+from parallax.catalog import load_catalog
+from parallax.clock import SystemClock
+from parallax.db.engine import create_engine, ping
+from parallax.process import HttpAddress, ProcessSettings, http_server, run, started
+from results.api.app import create_api, require_a_key
+from results.api.settings import from_environment as api_from_environment
+from results.app import running
+from results.settings import from_environment
+
+POOL_SIZE: Final = 12
+"""Connections: one writes facts, a few serve events and batches, the rest answers readers."""
+
+
+async def main(environment: Mapping[str, str]) -> int:
+    """Run until told to stop; the exit codes are those of :mod:`parallax.process`."""
+    shared = ProcessSettings.from_environment(environment, database=True)
+    settings = from_environment(environment)
+    api_settings = api_from_environment(environment)
+    catalog = load_catalog(shared.catalog)
+    async with AsyncExitStack() as stack:
+        process = stack.enter_context(started("results", shared))
+        bus = await process.reach(
+            "broker",
+            lambda: connect(
+                shared.amqp_url, namespace=shared.namespace, regions=catalog.regions, name="parallax results"
+            ),
+        )
+        stack.push_async_callback(bus.close)
+        engine = create_engine(shared.database, application_name="parallax results", pool_size=POOL_SIZE)
+        stack.push_async_callback(engine.dispose)
+        await process.reach("database", lambda: ping(engine))
+        clock = SystemClock()
+        health = await stack.enter_async_context(running(bus=bus, engine=engine, clock=clock, settings=settings))
+        await require_a_key(engine, clock, api_settings)
+        api = create_api(engine=engine, bus=bus, catalog=catalog, clock=clock, settings=api_settings, health=health)
+        await stack.enter_async_context(http_server(api, HttpAddress(api_settings.host, api_settings.port)))
+        return await process.watch(health)
+
+
+if __name__ == "__main__":
+    sys.exit(run("results", main))
