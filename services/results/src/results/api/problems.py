@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 
 from parallax.contracts import intake
 from parallax.contracts.messages import Problem as JobProblem
@@ -200,7 +201,16 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = _KIND_OF_STATUS.get(error.status_code, Kind.OTHER)
     detail = kind.title if kind is not Kind.OTHER else HTTPStatus(error.status_code).phrase
-    return respond(request, kind, detail, status=error.status_code, headers=error.headers)
+    headers = {**(error.headers or {}), **({"Allow": _allowed_methods(request)} if error.status_code == 405 else {})}
+    return respond(request, kind, detail, status=error.status_code, headers=headers)
+
+
+def _allowed_methods(request: Request) -> str:
+    """Every method some route of the path has; the router itself tells only those of the first."""
+    methods = ("GET", "POST")
+    routes: Sequence[BaseRoute] = request.app.routes
+    found = [m for m in methods if any(r.matches({**request.scope, "method": m})[0] is Match.FULL for r in routes)]
+    return ", ".join(found)
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
