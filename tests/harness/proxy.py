@@ -13,6 +13,7 @@ class Proxy:
         self._pipes: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
+        self._refusing = False
         self.port = 0
 
     async def start(self) -> None:
@@ -25,6 +26,15 @@ class Proxy:
         for writer in tuple(self._writers):
             writer.transport.abort()
 
+    def refuse(self) -> None:
+        """Break every connection and let no new one through until ``admit``."""
+        self._refusing = True
+        self.cut()
+
+    def admit(self) -> None:
+        """Let connections through again."""
+        self._refusing = False
+
     async def close(self) -> None:
         """Break every connection and stop to listen."""
         assert self._server is not None
@@ -35,6 +45,9 @@ class Proxy:
         await asyncio.gather(*self._pipes, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refusing:
+            writer.transport.abort()
+            return
         self._writers.add(writer)
         try:
             up_reader, up_writer = await asyncio.open_connection(*self._target)

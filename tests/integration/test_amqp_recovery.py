@@ -1,0 +1,413 @@
+"""The bus on RabbitMQ under everything that happens to brokers and networks: nothing is lost, and it comes back."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import aiormq
+import pytest
+from yarl import URL
+
+from parallax.bus import amqp
+from parallax.bus.amqp import AmqpBus
+from parallax.bus.amqp.publisher import Outgoing
+from parallax.bus.port import Delivery
+from parallax.contracts import routing
+from parallax.contracts.messages import CancelJob, ExecutorHeartbeat, JobCancelled, Reason, decode
+from parallax.errors import InvalidInputError, StaleDeliveryError, UnavailableError, UnroutableError
+from tests.harness.proxy import proxy
+from tests.harness.rabbitmq import REGIONS, Node
+
+pytestmark = pytest.mark.rabbitmq
+
+QUEUE = routing.PROGRESS
+WAIT_S = 90.0
+"""A node boots in 6 s on an idle machine, and several times that on a busy one."""
+
+
+@asynccontextmanager
+async def connected(url: str, namespace: str, *, publish_timeout_s: float = 10.0) -> AsyncIterator[AmqpBus]:
+    """A client of the installation."""
+    bus = await amqp.connect(
+        url, namespace=namespace, regions=REGIONS, name="recovery", publish_timeout_s=publish_timeout_s
+    )
+    try:
+        yield bus
+    finally:
+        await bus.close()
+
+
+@pytest.fixture
+async def bus(amqp_url: str, namespace: str) -> AsyncIterator[AmqpBus]:
+    """A client of the installation."""
+    async with connected(amqp_url, namespace) as made:
+        yield made
+
+
+async def ctl(node: Node, *arguments: str) -> str:
+    """Run rabbitmqctl without stopping the event loop."""
+    return await asyncio.to_thread(node.ctl, *arguments)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what nothing announces."""
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.02)
+
+
+async def insist(bus: AmqpBus, message: CancelJob | JobCancelled) -> None:
+    """Publish as services do: again, until it is confirmed."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            try:
+                await bus.publish(message)
+            except UnavailableError:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+class Load:
+    """Messages published and consumed all the time, each with its number."""
+
+    def __init__(self, bus: AmqpBus) -> None:
+        self._bus = bus
+        self._stopping = False
+        self._publishers: list[asyncio.Task[None]] = []
+        self._acks: set[asyncio.Task[None]] = set()
+        self.confirmed: set[str] = set()
+        self.received: Counter[str] = Counter()
+
+    async def __aenter__(self) -> "Load":
+        self.consumption = await self._bus.consume(QUEUE, prefetch=50, handler=self._take)
+        self._publishers = [asyncio.create_task(self._publish(n)) for n in range(8)]
+        await self.advance()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._stopping = True
+        await asyncio.gather(*self._publishers)
+        await self.consumption.close()
+        await asyncio.gather(*self._acks)
+
+    async def advance(self) -> None:
+        """Wait until messages published from now on arrive."""
+        before = len(self.received)
+        await eventually(lambda: len(self.received) > before + 100 and self.consumption.live)
+
+    async def finish(self) -> None:
+        """Publish no more and wait until all that was confirmed has arrived."""
+        self._stopping = True
+        await asyncio.gather(*self._publishers)
+        await eventually(lambda: self.confirmed <= self.received.keys())
+
+    async def _publish(self, lane: int) -> None:
+        number = 0
+        while not self._stopping:
+            number += 1
+            job_id = f"job-{lane}-{number}"
+            await insist(self._bus, CancelJob(job_id=job_id))
+            self.confirmed.add(job_id)
+
+    def _take(self, delivery: Delivery) -> None:
+        message = decode(delivery.body)
+        assert isinstance(message, CancelJob)
+        self.received[message.job_id] += 1
+        ack = asyncio.create_task(self._ack(delivery))
+        self._acks.add(ack)
+        ack.add_done_callback(self._acks.discard)
+
+    @staticmethod
+    async def _ack(delivery: Delivery) -> None:
+        try:
+            await delivery.ack()
+        except StaleDeliveryError:
+            return
+
+
+async def close_connections(node: Node, bus: AmqpBus) -> None:
+    """The operator closes every connection."""
+    del bus
+    await ctl(node, "close_all_connections", "by the test")
+
+
+async def close_consumer_channel(node: Node, bus: AmqpBus) -> None:
+    """The broker closes the consumer's channel, because of an ack for something it never delivered."""
+    del node
+    (consumption,) = bus._open
+    assert consumption._session is not None
+    await consumption._session.channel.basic_ack(1_000_000_000)
+    await eventually(lambda: not consumption.live)
+
+
+async def close_publisher_channel(node: Node, bus: AmqpBus) -> None:
+    """The broker closes the publisher's channel, with other publishes under way on it."""
+    del node
+    with pytest.raises(UnavailableError):
+        await bus._publisher.send(Outgoing("no-such-exchange", "key", b""))
+
+
+async def restart_app(node: Node, bus: AmqpBus) -> None:
+    """RabbitMQ stops and starts in a node that stays."""
+    del bus
+    await ctl(node, "stop_app")
+    await ctl(node, "start_app")
+
+
+async def restart_node(node: Node, bus: AmqpBus) -> None:
+    """The node is restarted in good order."""
+    del bus
+    await asyncio.to_thread(node.stop)
+    await asyncio.to_thread(node.start)
+
+
+async def crash_node(node: Node, bus: AmqpBus) -> None:
+    """The node is killed and started again."""
+    del bus
+    await asyncio.to_thread(node.kill)
+    await asyncio.to_thread(node.start)
+
+
+@pytest.mark.parametrize(
+    "disturb",
+    [
+        close_connections,
+        close_consumer_channel,
+        close_publisher_channel,
+        restart_app,
+        pytest.param(restart_node, marks=pytest.mark.slow),
+        pytest.param(crash_node, marks=pytest.mark.slow),
+    ],
+)
+async def test_no_confirmed_message_is_lost(
+    rabbitmq_node: Node, bus: AmqpBus, disturb: Callable[[Node, AmqpBus], Awaitable[None]]
+) -> None:
+    async with Load(bus) as load:
+        await disturb(rabbitmq_node, bus)
+        await load.advance()
+        await load.finish()
+    repeated = sum(count - 1 for count in load.received.values())
+    assert repeated < len(load.received), "a loss repeats what was unsettled, not everything"
+
+
+async def test_a_deleted_queue_comes_back_for_its_consumer(amqp_url: str, namespace: str, bus: AmqpBus) -> None:
+    held: list[Delivery] = []
+    queue = routing.executions("us")
+    consumption = await bus.consume(queue, prefetch=5, handler=held.append)
+    await bus.publish_raw(queue, b"first")
+    await eventually(lambda: len(held) == 1)
+    await delete_queue(amqp_url, f"{namespace}.{queue.name}")
+    await eventually(lambda: not consumption.live)
+    await eventually(lambda: consumption.live)
+    await bus.publish_raw(queue, b"second")
+    await eventually(lambda: len(held) == 2)
+    with pytest.raises(StaleDeliveryError):
+        await held[0].ack()
+    await held[1].ack()
+
+
+async def test_a_deleted_queue_comes_back_for_a_publisher(amqp_url: str, namespace: str, bus: AmqpBus) -> None:
+    await delete_queue(amqp_url, f"{namespace}.{QUEUE.name}")
+    await bus.publish(CancelJob(job_id="job-1"))
+    assert await bus.depth(QUEUE) == 1
+
+
+async def test_a_deleted_exchange_comes_back(amqp_url: str, namespace: str, bus: AmqpBus) -> None:
+    connection = await aiormq.connect(amqp_url)
+    await (await connection.channel()).exchange_delete(namespace)
+    await connection.close()
+    await bus.publish(CancelJob(job_id="job-1"))
+    assert await bus.depth(QUEUE) == 1
+
+
+async def delete_queue(url: str, name: str) -> None:
+    """As somebody with the wrong button would."""
+    connection = await aiormq.connect(url)
+    await (await connection.channel()).queue_delete(name)
+    await connection.close()
+
+
+async def test_a_memory_alarm_stops_publishers_and_not_consumers(
+    rabbitmq_node: Node, amqp_url: str, namespace: str
+) -> None:
+    held: list[Delivery] = []
+    async with connected(amqp_url, namespace, publish_timeout_s=1.0) as bus:
+        await bus.publish(CancelJob(job_id="job-1"))
+        await ctl(rabbitmq_node, "set_vm_memory_high_watermark", "0")
+        try:
+            with pytest.raises(UnavailableError, match="not confirmed"):
+                await bus.publish(CancelJob(job_id="job-2"))
+            consumption = await bus.consume(QUEUE, prefetch=1, handler=held.append)
+            await eventually(lambda: len(held) == 1)
+            await held[0].ack()
+            assert consumption.live
+        finally:
+            await ctl(rabbitmq_node, "set_vm_memory_high_watermark", "absolute", "2GB")
+        await insist(bus, CancelJob(job_id="job-3"))
+        await eventually(lambda: len(held) >= 2)
+
+
+async def test_a_client_closes_in_spite_of_a_memory_alarm(rabbitmq_node: Node, amqp_url: str, namespace: str) -> None:
+    async with connected(amqp_url, namespace, publish_timeout_s=0.5) as bus:
+        await ctl(rabbitmq_node, "set_vm_memory_high_watermark", "0")
+        try:
+            with pytest.raises(UnavailableError):
+                await bus.publish(*(CancelJob(job_id=f"job-{n}") for n in range(300)))
+            async with asyncio.timeout(WAIT_S):
+                await bus.close()
+        finally:
+            await ctl(rabbitmq_node, "set_vm_memory_high_watermark", "absolute", "2GB")
+
+
+async def test_a_full_queue_is_unavailable_not_lost(rabbitmq_node: Node, namespace: str, bus: AmqpBus) -> None:
+    policy = '{"max-length": 3, "overflow": "reject-publish"}'
+    await ctl(rabbitmq_node, "set_policy", namespace, f"^{namespace}\\.", policy, "--apply-to", "queues")
+    try:
+        with pytest.raises(UnavailableError):
+            await bus.publish(*(CancelJob(job_id=f"job-{n}") for n in range(1000)))
+        held: list[Delivery] = []
+        await bus.consume(QUEUE, prefetch=100, handler=held.append)
+        await eventually(lambda: len(held) >= 3)
+        await held[-1].ack(multiple=True)
+        await insist(bus, CancelJob(job_id="job-after"))
+    finally:
+        await ctl(rabbitmq_node, "clear_policy", namespace)
+
+
+@pytest.mark.slow
+async def test_a_broker_that_lost_its_disk_is_furnished_again(rabbitmq_node: Node, bus: AmqpBus) -> None:
+    held: list[Delivery] = []
+    seen: list[str] = []
+    consumption = await bus.consume(QUEUE, prefetch=5, handler=held.append)
+    following = await bus.follow(routing.CANCELLATIONS, lambda body: seen.append(job_of(body)))
+    for n in range(20):
+        await bus.publish(cancelled(f"old-{n}"))
+    await eventually(lambda: len(seen) == 20)
+    await asyncio.to_thread(rabbitmq_node.stop)
+    await asyncio.to_thread(rabbitmq_node.wipe)
+    await asyncio.to_thread(rabbitmq_node.start)
+    await insist(bus, cancelled("new-0"))
+    await eventually(lambda: consumption.live and following.live)
+    await insist(bus, CancelJob(job_id="job-1"))
+    await eventually(lambda: bool(held) and "new-0" in seen)
+    await insist(bus, cancelled("new-1"))
+    await eventually(lambda: seen[-1] == "new-1")
+
+
+@pytest.mark.parametrize("entries_after", [0, 3, 40])
+async def test_a_stream_that_began_anew_is_read_from_its_start(
+    amqp_url: str, namespace: str, bus: AmqpBus, entries_after: int
+) -> None:
+    """Its new end may be before, or behind, where we stopped to read the old one."""
+    server = URL(amqp_url)
+    assert server.host is not None
+    seen: list[str] = []
+    async with proxy(server.host, server.port or 5672) as between:
+        far = str(server.with_host("127.0.0.1").with_port(between.port))
+        async with connected(far, namespace) as reader:
+            following = await reader.follow(routing.CANCELLATIONS, lambda body: seen.append(job_of(body)))
+            for n in range(20):
+                await bus.publish(cancelled(f"old-{n}"))
+            await eventually(lambda: len(seen) == 20)
+            between.refuse()
+            await eventually(lambda: not following.live)
+            await delete_queue(amqp_url, f"{namespace}.{routing.CANCELLATIONS.name}")
+            await bus.declare()
+            for n in range(entries_after):
+                await bus.publish(cancelled(f"new-{n}"))
+            between.admit()
+            await eventually(lambda: following.live)
+            await bus.publish(cancelled("new-last"))
+            await eventually(lambda: seen[-1] == "new-last")
+    assert seen[20:] == [*(f"new-{n}" for n in range(entries_after)), "new-last"]
+
+
+def heartbeat() -> ExecutorHeartbeat:
+    """A sign of life."""
+    now = datetime.now(UTC)
+    return ExecutorHeartbeat(
+        executor_id="executor-1",
+        region="us",
+        budget=1,
+        running=(),
+        models=(),
+        endpoint_state="ready",
+        started_at=now,
+        sent_at=now,
+    )
+
+
+def cancelled(job_id: str) -> JobCancelled:
+    """An entry of the cancellation stream."""
+    reason = Reason(code="cancelled", message="by the test")
+    return JobCancelled(job_id=job_id, reason=reason, cancelled_at=datetime.now(UTC))
+
+
+def job_of(body: bytes) -> str:
+    """The job an entry is about."""
+    message = decode(body)
+    assert isinstance(message, JobCancelled)
+    return message.job_id
+
+
+async def test_queues_made_with_other_properties_are_taken_as_they_are(amqp_url: str, namespace: str) -> None:
+    connection = await aiormq.connect(amqp_url)
+    channel = await connection.channel()
+    await channel.queue_declare(f"{namespace}.{QUEUE.name}", durable=True)  # a classic queue
+    await connection.close()
+    async with connected(amqp_url, namespace) as bus:
+        await bus.publish(CancelJob(job_id="job-1"))
+        held: list[Delivery] = []
+        await bus.consume(QUEUE, prefetch=1, handler=held.append)
+        await eventually(lambda: len(held) == 1)
+
+
+async def test_a_message_whose_last_queue_is_of_another_installation_is_refused(amqp_url: str, namespace: str) -> None:
+    async with connected(amqp_url, namespace) as bus:
+        with pytest.raises(UnroutableError):
+            await bus._publisher.send(Outgoing(namespace, "execution.run.atlantis", b"{}"))
+
+
+async def test_the_password_is_in_no_error(amqp_url: str, namespace: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    wrong = str(URL(amqp_url).with_password("s3cret-pass"))
+    with pytest.raises(UnavailableError) as refused:
+        await amqp.connect(wrong, namespace=namespace, regions=REGIONS, name="intruder")
+    with pytest.raises(UnavailableError) as unreachable:
+        await amqp.connect("amqp://me:s3cret-pass@127.0.0.1:9/", namespace=namespace, regions=REGIONS, name="lost")
+    with pytest.raises(InvalidInputError) as invalid:
+        await amqp.connect("me:s3cret-pass@127.0.0.1:5672", namespace=namespace, regions=REGIONS, name="lost")
+    for text in (str(refused.value), str(unreachable.value), str(invalid.value), caplog.text):
+        assert "s3cret-pass" not in text
+
+
+@pytest.mark.parametrize("namespace", ["", "a b", "amq.mine", "x" * 65, "a/b"])
+async def test_a_namespace_that_cannot_be_is_refused(namespace: str) -> None:
+    with pytest.raises(InvalidInputError, match="namespace"):
+        await amqp.connect("amqp://127.0.0.1/", namespace=namespace, regions=REGIONS, name="x")
+
+
+async def test_a_heartbeat_expires_and_nothing_else_does(amqp_url: str, namespace: str, bus: AmqpBus) -> None:
+    await bus.publish(CancelJob(job_id="job-1"), heartbeat())
+    connection = await aiormq.connect(amqp_url)
+    channel = await connection.channel()
+    command = await channel.basic_get(f"{namespace}.{QUEUE.name}")
+    sign_of_life = await channel.basic_get(f"{namespace}.{routing.HEARTBEATS.name}")
+    await connection.close()
+    assert command.header.properties.expiration is None
+    assert sign_of_life.header.properties.expiration == str(1000 * routing.HEARTBEAT_EXPIRES_S)
+    assert command.header.properties.delivery_mode == sign_of_life.header.properties.delivery_mode == 2
+    assert command.header.properties.message_id != sign_of_life.header.properties.message_id
+
+
+async def test_an_answer_never_goes_into_our_own_queues(amqp_url: str, namespace: str, bus: AmqpBus) -> None:
+    held: list[Delivery] = []
+    await bus.consume(QUEUE, prefetch=1, handler=held.append)
+    trap = f"{namespace}.{routing.FACTS.name}"
+    await bus.publish_raw(QUEUE, b"{}", reply_to=trap)
+    await eventually(lambda: len(held) == 1)
+    await bus.reply(held[0], cancelled("job-1"))
+    assert await bus.depth(routing.FACTS) == 0
