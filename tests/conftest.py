@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
@@ -10,9 +12,16 @@ from tests.harness import postgres, rabbitmq
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The session's PostgreSQL server."""
-    with postgres.postgres_server(tmp_path_factory.mktemp("postgres") / "data") as url:
+def postgres_url() -> Iterator[str]:
+    """The session's PostgreSQL server.
+
+    Not below pytest's own folder: another session that starts meanwhile closes that to all but its owner, and a
+    server that root starts runs as somebody else.
+    """
+    with (
+        TemporaryDirectory(prefix="parallax-postgres-", ignore_cleanup_errors=True) as folder,
+        postgres.postgres_server(Path(folder) / "data") as url,
+    ):
         asyncio.run(postgres.make_fast(url))
         yield url
 
