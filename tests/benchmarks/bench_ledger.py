@@ -26,6 +26,7 @@ from results import ledger
 from results.facts import Fact, read_fact
 from results.recorder import Recorder
 from tests.fakes.facts import every, plan
+from tests.harness.results import Inbox
 
 FACTS_PER_RUN: Final = 18_000
 BATCH: Final = 18
@@ -59,11 +60,12 @@ async def through_bus(engine: AsyncEngine) -> float:
     bus = MemoryBus(broker)
     for body in bodies("bus", FACTS_PER_RUN):
         await bus.publish_raw(FACTS, body)
+    signals = await Inbox.of(broker, PROGRESS)
     recorder = Recorder(bus=bus, engine=engine, clock=CLOCK)
     began = time.perf_counter()
     await recorder.start()
-    while broker.depth(PROGRESS) < FACTS_PER_RUN // BATCH:
-        await asyncio.sleep(0.01)
+    for _ in range(FACTS_PER_RUN // BATCH):
+        await signals.next()
     took_s = time.perf_counter() - began
     await recorder.close()
     return FACTS_PER_RUN / took_s
