@@ -65,7 +65,7 @@ class Call:
     request: Any
     uploaded: bool
     """Whether the arguments came through blob storage."""
-    data_format: int
+    data_format: api_pb2.DataFormat.ValueType
     """How the client encoded the arguments; the result comes back the same way."""
     task: asyncio.Task[api_pb2.FunctionGetOutputsItem] | None = None
     started_at: float = field(default_factory=time.monotonic)
@@ -88,6 +88,10 @@ class ControlPlane(Refusing):
         self.deployed: dict[tuple[str, str], Deployed] = {}
         self.lookups = 0
         self.blobs: dict[str, bytes] = {}
+        self.hold: dict[str, asyncio.Event] = {}
+        """Calls to answer only after an event."""
+        self.holding = asyncio.Semaphore(0)
+        """Released once for every call that is being held."""
         self.storage_url = ""
         self._bound: dict[str, tuple[Deployed, str]] = {}
         self._by_key: dict[str, Call] = {}
@@ -151,6 +155,9 @@ class ControlPlane(Refusing):
     async def FunctionMap(  # noqa: N802
         self, request: api_pb2.FunctionMapRequest, stream: Stream
     ) -> api_pb2.FunctionMapResponse:
+        if "FunctionMap" in self.hold:
+            self.holding.release()
+            await self.hold["FunctionMap"].wait()
         call = self._call_of(request, metadata_of(stream)["x-idempotency-key"])
         item = api_pb2.FunctionPutInputsResponseItem(idx=0, input_id=f"in-{call.call_id}", input_jwt="jwt")
         return api_pb2.FunctionMapResponse(

@@ -83,6 +83,7 @@ class ModalEndpoint:
         self._poll_s = poll_s
         self._opening: asyncio.Task[modal.Client] | None = None
         self._lookups: dict[str, asyncio.Task[Any]] = {}
+        self._starting: dict[asyncio.Future[Any], CallTrace] = {}
         self._running: set[modal.FunctionCall[Any]] = set()
         self._aborts: set[asyncio.Task[None]] = set()
 
@@ -102,6 +103,8 @@ class ModalEndpoint:
 
     async def close(self) -> None:
         """Cancel what still runs and close the connection."""
+        for spawning, trace in tuple(self._starting.items()):
+            self._keep(asyncio.create_task(self._abort_spawned(spawning, trace)))
         for function_call in tuple(self._running):
             self._start_abort(function_call)
         if self._aborts:
@@ -171,6 +174,7 @@ class ModalEndpoint:
     async def _spawn(self, method: Any, request: ModelRequest, trace: CallTrace) -> modal.FunctionCall[Any]:
         """Start the call. A cancellation in between waits for the call's id, to cancel what has been started."""
         spawning = asyncio.ensure_future(method.spawn.aio(request_document(request)))
+        self._starting[spawning] = trace
         try:
             function_call: modal.FunctionCall[Any] = await asyncio.shield(spawning)
         except asyncio.CancelledError:
@@ -180,6 +184,8 @@ class ModalEndpoint:
             if isinstance(error, modal.exception.NotFoundError):
                 self._lookups.pop(request.model, None)
             raise call_failure(error) from error
+        finally:
+            del self._starting[spawning]
         trace.provider_call_id = function_call.object_id
         return function_call
 
