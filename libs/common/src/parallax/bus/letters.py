@@ -1,6 +1,9 @@
-"""What the bus writes on a message that nobody could handle, and where it sends it."""
+"""Dead letters: what the bus writes on a message that nobody could handle, and where it sends it."""
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 from parallax.contracts.routing import Queue
@@ -19,6 +22,42 @@ BROKER_HEADERS: Final = ("x-delivery-count", "x-acquired-count", "x-death", "x-f
 
 MAX_REASON_LENGTH: Final = 2_000
 """Headers travel with the message and are kept: a reason is prose, not a dump."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One message that nobody could handle."""
+
+    id: str
+    """Its AMQP message id, which stays the same until it is replayed or dropped. A foreign message that the broker
+    itself dead-lettered may have none: then ``sha256-`` and the first 16 digits of the body's hash."""
+    kept_in: str
+    """The queue of dead letters that holds it: ``dead.letters`` or ``dead.executions``."""
+    queue: str | None
+    """The queue it was taken from; ``None`` when nothing tells."""
+    key: str | None
+    """The routing key it was published with."""
+    reason: str
+    dead_at: str | None
+    body: bytes
+    headers: Mapping[str, object]
+    """The publisher's own headers."""
+    reply_to: str | None = None
+    correlation_id: str | None = None
+
+
+class Verdict(Enum):
+    """What becomes of a dead letter that was looked at."""
+
+    KEEP = "keep"
+    REPLAY = "replay"
+    """It goes back to the queue it was taken from, as if for the first time."""
+    DROP = "drop"
+
+
+def letter_id(message_id: str | None, body: bytes) -> str:
+    """The id of a dead letter, see :attr:`DeadLetter.id`."""
+    return message_id or f"sha256-{hashlib.sha256(body).hexdigest()[:16]}"
 
 
 def dead_key(queue: Queue, key: str) -> str:

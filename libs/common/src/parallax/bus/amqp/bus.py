@@ -8,11 +8,14 @@ from typing import Final
 from aiormq.abc import AbstractConnection
 from yarl import URL
 
+from parallax.bus import letters
+from parallax.bus.amqp import letterbox
 from parallax.bus.amqp.consumption import AmqpConsumption
 from parallax.bus.amqp.following import AmqpFollowing
 from parallax.bus.amqp.link import Link, close_channel, loss_is_unavailable
 from parallax.bus.amqp.publisher import PUBLISH_TIMEOUT_S, Outgoing, Publisher
 from parallax.bus.amqp.topology import Topology
+from parallax.bus.letters import DeadLetter, Verdict
 from parallax.bus.port import Delivery
 from parallax.contracts.messages import Message, encode
 from parallax.contracts.routing import Queue
@@ -55,13 +58,13 @@ class AmqpBus:
         reply_to: str | None = None,
         correlation_id: str | None = None,
     ) -> None:
-        """Put any bytes straight into a queue."""
+        """Put any bytes straight into one queue, under the first of its routing keys unless a header says another."""
         await self._publisher.send(
             Outgoing(
                 "",
                 self._topology.name(queue),
                 body,
-                headers=headers,
+                headers={letters.KEY_HEADER: queue.keys[0], **(headers or {})},
                 reply_to=reply_to,
                 correlation_id=correlation_id,
             )
@@ -118,6 +121,10 @@ class AmqpBus:
                 answer = await channel.queue_declare(name, passive=True)
         await close_channel(channel)
         return answer.message_count or 0
+
+    async def visit_dead_letters(self, decide: Callable[[DeadLetter], Verdict]) -> None:
+        """Show every dead letter to ``decide`` and do as it says; see ``parallax.bus.deadletters``."""
+        await letterbox.visit(self._consuming, self._publisher, self._topology, decide)
 
     async def declare(self) -> None:
         """Make whatever queue or exchange of the installation is missing."""
