@@ -19,7 +19,7 @@ from parallax_cli.logs import log_nothing, log_to_file
 BUSY_WAIT_S: Final = 10.0
 """How long a command that only reads waits for another one that holds the home and has no API to ask."""
 MAX_BUDGET: Final = 2_000
-SOCKET_URL: Final = "http://parallax"
+HOME_URL: Final = "http://parallax"
 """The name in requests that go through a home's socket."""
 
 
@@ -64,7 +64,7 @@ async def connected(target: Target, need: Need) -> AsyncIterator[ParallaxClient]
             log_nothing()
             client = ParallaxClient(target.url, key=target.key)
         else:
-            client = ParallaxClient(SOCKET_URL, socket=await _home_socket(stack, target, need))
+            client = ParallaxClient(HOME_URL, socket=await _home_socket(stack, target, need))
         yield await stack.enter_async_context(client)
 
 

@@ -6,6 +6,7 @@ What a killed process leaves behind is safe: the database is adopted by the next
 known to be empty the dispatcher asks about every open batch at once, which finishes the jobs that were running.
 """
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -22,13 +23,14 @@ import results.settings
 from executor.endpoints.factory import create_endpoint
 from parallax.bus.memory import MemoryBroker, MemoryBus
 from parallax.catalog import Catalog
+from parallax.client import ParallaxClient
 from parallax.clock import SystemClock
 from parallax.db.embedded import embedded_postgres
 from parallax.db.engine import create_engine
 from parallax.db.migrations import migrate
 from parallax_cli.home import Home, HomeLock
 from parallax_cli.local_model import local_model
-from parallax_cli.unix_server import bound_socket, serving
+from parallax_cli.unix_server import SOCKET_URL, bound_socket, serving
 from results.api.app import create_api
 from results.api.settings import ApiSettings
 
@@ -36,6 +38,8 @@ LOCAL_ENDPOINT: Final = "openai+http://127.0.0.1:8001/v1"
 """What the packaged catalog says where the local model's address belongs."""
 HEARTBEAT_S: Final = 0.5
 """In one process heartbeats cost next to nothing, and the live view is as fresh as they are."""
+HEARTBEAT_WAIT_S: Final = 30.0
+"""It takes a moment; a machine so slow that this is not enough could not run a job either."""
 GRACE_S: Final = 2.0
 """How long calls in flight may go on when the process ends; the rest is aborted and resumed by the next one."""
 RECONCILE_AFTER_S: Final = 15.0
@@ -89,6 +93,7 @@ async def running(home: Home, lock: HomeLock, options: Options, *, executors: bo
         if executors:
             for region in options.catalog.regions:
                 await parts.start_executor(region, options)
+            await parts.executors_are_known(socket)
         await parts.start_dispatcher()
         yield socket
 
@@ -110,6 +115,7 @@ class _Parts:
         self._database_url = database_url
         self._broker = MemoryBroker(catalog.regions)
         self._clock = SystemClock()
+        self._began = self._clock.now()
 
     async def engine(self, name: str) -> Any:
         engine = create_engine(self._database_url, application_name=name, pool_size=POOL_SIZE)
@@ -172,6 +178,19 @@ class _Parts:
                 bus=self._bus(), catalog=self._catalog, endpoint=endpoint, clock=self._clock, settings=settings
             )
         )
+
+    async def executors_are_known(self, socket: Path) -> None:
+        """Wait for the first heartbeat of every executor of this process to be recorded.
+
+        The last ones of a killed process still say what it ran; the dispatcher, asking what is missing, would be
+        told that it is running.
+        """
+        async with ParallaxClient(SOCKET_URL, socket=socket) as client, asyncio.timeout(HEARTBEAT_WAIT_S):
+            while True:
+                found = await client.regions()
+                if all(any(e.started_at >= self._began for e in region.executors) for region in found.regions):
+                    return
+                await asyncio.sleep(0.05)
 
     async def serve_api(self, lock: HomeLock, engine: Any) -> Path:
         api = create_api(

@@ -11,6 +11,8 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+SOCKET_URL: Final = "http://parallax"
+"""The name in requests that go through a socket."""
 SHUTDOWN_S: Final = 1
 """What requests in flight get when the process ends; their clients end with it."""
 
