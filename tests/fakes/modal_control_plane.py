@@ -93,6 +93,8 @@ class ControlPlane(Refusing):
         self.holding = asyncio.Semaphore(0)
         """Released once for every call that is being held."""
         self.storage_url = ""
+        self.changed = asyncio.Event()
+        """Set whenever a call begins, is cancelled or ends."""
         self._bound: dict[str, tuple[Deployed, str]] = {}
         self._by_key: dict[str, Call] = {}
         self._ids = count(1)
@@ -179,6 +181,7 @@ class ControlPlane(Refusing):
     async def FunctionCallCancel(self, request: api_pb2.FunctionCallCancelRequest, _: Stream) -> Empty:  # noqa: N802
         call = self._known(request.function_call_id)
         call.cancels.append(time.monotonic())
+        self.changed.set()
         call.terminated_containers |= request.terminate_containers
         assert call.task is not None
         call.task.cancel()
@@ -216,7 +219,9 @@ class ControlPlane(Refusing):
         args, _ = deserialize_data_format(body, item.data_format, None)
         call = Call(f"fc-{next(self._ids)}", deployed, model, args[0], uploaded, item.data_format)
         call.task = asyncio.create_task(_run(call), name=call.call_id)
+        call.task.add_done_callback(lambda _: self.changed.set())
         self.calls.append(call)
+        self.changed.set()
         self._by_key[key] = call
         return call
 

@@ -54,10 +54,18 @@ class Faults:
         self.lost_answers: dict[str, int] = {}
         """Calls that are carried out, but whose answer is lost on the way."""
 
-    def fail(self, rpc: str, status: Status, *, times: int = 1, details: list[Message] | None = None) -> None:
+    def fail(
+        self,
+        rpc: str,
+        status: Status,
+        *,
+        times: int = 1,
+        details: list[Message] | None = None,
+        message: str = "injected",
+    ) -> None:
         """Answer the next calls with an error instead."""
         queue = self._scripted.setdefault(rpc, deque())
-        queue.extend(GRPCError(status, f"injected {status.name}", details) for _ in range(times))
+        queue.extend(GRPCError(status, message, details) for _ in range(times))
 
     def clear(self, rpc: str) -> None:
         """Forget what was scripted for one call."""

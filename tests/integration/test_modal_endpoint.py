@@ -15,7 +15,7 @@ from parallax.contracts.job import Parameters
 from parallax.errors import InvalidInputError
 from tests.fakes.engines import ScriptedEngine
 from tests.fakes.modal_control_plane import ContainerLostError, ContainerTimeoutError
-from tests.integration.modal_stage import (
+from tests.harness.modal_stage import (
     APP,
     CLASS,
     REGION_OBSERVED,

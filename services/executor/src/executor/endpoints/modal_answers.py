@@ -45,9 +45,10 @@ def model_answer(document: object) -> ModelAnswer:
         raise _malformed("the answer holds no text")
     if len(text) > MAX_TEXT_CHARS:
         raise _malformed(f"the answer is longer than {MAX_TEXT_CHARS} characters")
+    refusal = document.get("refusal")
     return ModelAnswer(
         text=text,
-        refusal=_name(document, "refusal"),
+        refusal=refusal[:MAX_TEXT_CHARS] if isinstance(refusal, str) and refusal else None,
         finish_reason=_name(document, "finish_reason"),
         usage=_usage(document.get("usage")),
         model_reported=_name(document, "upstream"),

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +18,10 @@ from modal_deployment.engine import Engine
 from modal_deployment.plan import ModelPlan
 from parallax.contracts.job import Parameters
 from parallax.contracts.messages import ChatMessage
+from parallax_cli.mock_script import Step
 from tests.fakes.engines import ScriptedEngine
-from tests.fakes.modal_control_plane import TOKEN_ID, TOKEN_SECRET, ControlPlane, Handler, control_plane
+from tests.fakes.modal_control_plane import TOKEN_ID, TOKEN_SECRET, Call, ControlPlane, Handler, control_plane
+from tests.fakes.modal_script import ScriptedClass
 
 APP = "parallax-eu"
 CLASS = "Inference"
@@ -66,6 +68,13 @@ class Stage:
     endpoint: ModalEndpoint
     engine: ScriptedEngine = field(default_factory=ScriptedEngine)
 
+    async def until(self, condition: Callable[[list[Call]], bool]) -> None:
+        """Wait until the calls of the control plane are like this."""
+        async with asyncio.timeout(30):
+            while not condition(self.plane.calls):
+                self.plane.changed.clear()
+                await self.plane.changed.wait()
+
 
 def endpoint_for(url: str, *, secret: str = TOKEN_SECRET, lookup_timeout_s: float = 30.0) -> ModalEndpoint:
     """An endpoint whose client talks to a control plane at this URL."""
@@ -79,11 +88,11 @@ def endpoint_for(url: str, *, secret: str = TOKEN_SECRET, lookup_timeout_s: floa
 
 
 @asynccontextmanager
-async def stage(engine: ScriptedEngine | None = None) -> AsyncIterator[Stage]:
-    """A deployed class over a scripted engine."""
+async def stage(engine: ScriptedEngine | None = None, *, steps: tuple[Step, ...] = ()) -> AsyncIterator[Stage]:
+    """A deployed class over a scripted engine, or one that follows steps."""
     plane = ControlPlane()
     scripted = engine or ScriptedEngine()
-    plane.deploy(APP, CLASS, serving_engine(scripted))
+    plane.deploy(APP, CLASS, ScriptedClass(plane, steps) if steps else serving_engine(scripted))
     async with asyncio.timeout(60), control_plane(plane) as url:
         endpoint = endpoint_for(url)
         try:
