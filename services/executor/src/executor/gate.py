@@ -181,5 +181,5 @@ class Turnstile:
 
     async def _ring(self) -> None:
         while self._waiting and self.gate.opens_at is not None:
-            await self.clock.sleep(max(0.01, self.gate.opens_at - self.clock.monotonic()))
+            await self.clock.sleep(max(0.0, self.gate.opens_at - self.clock.monotonic()))
             self._pump()
