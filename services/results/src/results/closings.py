@@ -1,5 +1,6 @@
 """Answers to the dispatcher about single batches: end one, or say how far it is."""
 
+from collections.abc import Iterable
 from typing import Final
 from uuid import UUID
 
@@ -101,30 +102,29 @@ async def inspect(engine: AsyncEngine, bus: Bus, clock: Clock, message: InspectB
     nothing is called missing, for its fact may be among them; the dispatcher will ask again.
     """
     caught_up = await bus.depth(FACTS) == 0
-    now = clock.now()
+    now, cells = clock.now(), message.batch.execution_ids()
     async with writing(engine) as connection:
         running = await heartbeats.running(connection, message.batch.ref.job_id, now)
         batch = await batches.lock_planned(connection, _size(message.batch))
-        recorded = await _recorded(connection, message.batch)
+        recorded = await _recorded(connection, cells)
         full = await batches.fill(connection, [batch], now)
     batches.log_fresh(full, now)
-    await bus.publish(full[0].signal() if full else _incomplete(message.batch, recorded, running, caught_up=caught_up))
-
-
-async def _recorded(connection: AsyncConnection, plan: BatchPlan) -> set[UUID]:
-    rows = await connection.execute(_RECORDED, {"ids": list(plan.execution_ids())})
-    return set(rows.scalars())
-
-
-def _incomplete(plan: BatchPlan, recorded: set[UUID], running: set[UUID], *, caught_up: bool) -> BatchIncomplete:
-    open_cells = {each: cell for each, cell in plan.execution_ids().items() if each not in recorded}
-    missing = tuple(cell for each, cell in open_cells.items() if each not in running)
-    return BatchIncomplete(
-        batch=plan.ref,
+    if full:
+        await bus.publish(full[0].signal())
+        return
+    unrecorded = cells.keys() - recorded
+    missing = tuple(cell for each, cell in cells.items() if each in unrecorded and each not in running)
+    incomplete = BatchIncomplete(
+        batch=message.batch.ref,
         recorded=len(recorded),
-        running=len(open_cells) - len(missing),
+        running=len(unrecorded & running),
         missing=missing if caught_up else (),
     )
+    await bus.publish(incomplete)
+
+
+async def _recorded(connection: AsyncConnection, executions: Iterable[UUID]) -> set[UUID]:
+    return set((await connection.execute(_RECORDED, {"ids": list(executions)})).scalars())
 
 
 def _size(plan: BatchPlan) -> BatchSize:
