@@ -14,13 +14,17 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from dispatcher.admission import Admission
 from dispatcher.app import running
+from dispatcher.handlers import Handlers
 from dispatcher.settings import Settings
+from dispatcher.steps import Steps
+from dispatcher.store import Store
 from parallax.bus.memory import MemoryBroker, MemoryBus, Reply
 from parallax.bus.port import Bus, Consumption, Delivery
 from parallax.bus.serve import Serving, serve
 from parallax.catalog import Catalog, parse_catalog
-from parallax.clock import SystemClock
+from parallax.clock import Clock, SystemClock
 from parallax.contracts.messages import (
     BatchCompleted,
     BatchIncomplete,
@@ -319,3 +323,21 @@ async def dispatching(
                 )
             )
         yield
+
+
+def bare_handlers(bus: Bus, engine: AsyncEngine, clock: Clock) -> Handlers:
+    """Handlers without consumers and without the timer, to be called by hand."""
+    store, steps = Store(engine), Steps(bus, clock, inspect_after_s=60)
+    admission = Admission(store, steps, max_active_jobs=64)
+    return Handlers(bus=bus, store=store, steps=steps, admission=admission, catalog=CATALOG, clock=clock)
+
+
+async def submit_by_hand(bus: MemoryBus, handlers: Handlers, job_id: str, document: dict[str, Any]) -> None:
+    """Have a job accepted and its first batches opened."""
+    deliveries: asyncio.Queue[Delivery] = asyncio.Queue()
+    consumption = await bus.consume(SUBMISSIONS, prefetch=1, handler=deliveries.put_nowait)
+    await bus.publish_raw(SUBMISSIONS, json.dumps({"job_id": job_id, "job": document}).encode())
+    delivery = await deliveries.get()
+    await handlers.submit(delivery)
+    await delivery.ack()
+    await consumption.close()

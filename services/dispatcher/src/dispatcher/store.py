@@ -63,7 +63,10 @@ _NEWEST_FINISHED = text("""
     WHERE phase = 'finished' ORDER BY changed_at DESC LIMIT :limit
 """)
 _SUBMITTED = text("SELECT content_sha256, CAST(accepted AS text) FROM dispatcher.jobs WHERE id = :id")
-_QUESTION = text("SELECT id, text FROM dispatcher.questions WHERE job_id = :job_id AND question_index = :index")
+_TWO_QUESTIONS = text("""
+    SELECT question_index, id, text FROM dispatcher.questions
+    WHERE job_id = :job_id AND question_index BETWEEN :index AND :index + 1
+""")
 _CHOSEN = text("""
     SELECT CAST(cells AS text) FROM dispatcher.chosen_batches
     WHERE job_id = :job_id AND lane = :lane AND question_index = :index
@@ -105,6 +108,7 @@ class Work:
         self._connection = connection
         self.on_commit: list[Callable[[], None]] = []
         """Called once the transaction is committed, for logs and metrics."""
+        self._questions: dict[tuple[str, int], Any] = {}
 
     async def lock_id(self, job_id: str) -> None:
         """Wait for other transactions about a job that may not exist yet."""
@@ -216,9 +220,8 @@ class Work:
     # --- batches
 
     async def batch(self, job: StoredJob, lane: str, index: int) -> PlannedBatch:
-        """A batch of a job. Reads one question, and one row of the choice when the job has one."""
-        question = await self._one(_QUESTION, job_id=job.job_id, index=index)
-        assert question is not None, "progress names only questions of the job"
+        """A batch of a job; the cost does not depend on the number of its questions."""
+        question = await self._question(job.job_id, index)
         cells: tuple[Cell, ...] = tuple(job.template.plan.cells(lane))
         if job.template.partial:
             chosen = await self._one(_CHOSEN, job_id=job.job_id, lane=lane, index=index)
@@ -235,6 +238,14 @@ class Work:
         if after + 1 >= job.template.questions:
             return None
         return Upcoming(after + 1, sum(1 for _ in job.template.plan.cells(lane)))
+
+    async def _question(self, job_id: str, index: int) -> Any:
+        """A question. Reads the one after it as well: the step that completes a batch mostly opens the next."""
+        if (job_id, index) not in self._questions:
+            values = {"job_id": job_id, "index": index}
+            for row in await self._connection.execute(_TWO_QUESTIONS, values):
+                self._questions[job_id, row.question_index] = row
+        return self._questions[job_id, index]
 
     # --- tombstones
 
