@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from parallax_cli.commands import files, jobs, model, remote, results, run
+from parallax_cli.commands import files, jobs, model, remote, results, run, up
 
 app = typer.Typer(
     name="parallax",
@@ -50,3 +50,4 @@ app.command()(remote.submit)
 app.command()(remote.watch)
 app.command()(remote.regions)
 app.command("local-model")(model.local_model)
+app.command()(up.up)
