@@ -18,7 +18,7 @@ NOW = datetime.now(UTC)
 
 @pytest.fixture
 async def stage(database_url: str) -> AsyncIterator[Stage]:
-    async with staged(database_url, ApiSettings(host="0.0.0.0", require_keys=True)) as running:  # noqa: S104
+    async with staged(database_url, ApiSettings(host="0.0.0.0", require_keys=True)) as running:
         await running.accept("job-1")
         yield running
 
@@ -34,8 +34,13 @@ async def status_of(stage: Stage, key: str, method: str, path: str) -> int:
 
 @pytest.mark.parametrize(
     ("scope", "read", "submit", "cancel"),
-    [(Scope.READ, 200, 403, 403), (Scope.SUBMIT, 200, 202, 403), (Scope.CANCEL, 200, 403, 202), (Scope.ADMIN, 200, 202, 202)],
-)  # fmt: skip
+    [
+        (Scope.READ, 200, 403, 403),
+        (Scope.SUBMIT, 200, 202, 403),
+        (Scope.CANCEL, 200, 403, 202),
+        (Scope.ADMIN, 200, 202, 202),
+    ],
+)
 async def test_a_scope_allows_just_what_it_says(
     stage: Stage, scope: Scope, read: int, submit: int, cancel: int
 ) -> None:
@@ -68,8 +73,16 @@ async def test_browsers_send_the_key_as_a_password(stage: Stage) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    ["", "Bearer", "Bearer x", "Bearer plx_000000000000_" + "a" * 43, "Basic !", "Digest a", "Basic " + base64.b64encode(b"\xff").decode()],
-)  # fmt: skip
+    [
+        "",
+        "Bearer",
+        "Bearer x",
+        "Bearer plx_000000000000_" + "a" * 43,
+        "Basic !",
+        "Digest a",
+        "Basic " + base64.b64encode(b"\xff").decode(),
+    ],
+)
 async def test_anything_else_opens_nothing(stage: Stage, header: str) -> None:
     assert (await stage.http.get("/v1/jobs", headers={"Authorization": header})).status_code == 401
 

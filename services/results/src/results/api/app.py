@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.staticfiles import StaticFiles
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from parallax import __version__
@@ -90,6 +91,7 @@ def routed(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | No
     )
     for routes in (jobs, executions, events, actions, installation, pages):
         app.include_router(routes.router)
+    app.mount("/static", StaticFiles(packages=[("results.web", "static")]))
     describe(app)
     return app
 

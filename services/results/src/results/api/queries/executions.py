@@ -134,27 +134,34 @@ def _brief(record: Row) -> ExecutionBrief:
     )
 
 
+_WHOLE: Final = """
+SELECT execution_id AS id, job_id, lane, question_index, question_id, model_id, model, region, sample, status,
+       observed, provider_id, messages, output, finish_reason, usage, receipt, error, attempts,
+       started_at, completed_at, duration_s, recorded_at
+  FROM results.executions
+"""
+
+
 async def one(connection: AsyncConnection, job_id: str, execution_id: UUID) -> Execution | None:
     """The whole fact of an execution of a job."""
-    found = await row(
-        connection,
-        """
-        SELECT execution_id AS id, job_id, lane, question_index, question_id, model_id, model, region, sample, status,
-               observed, provider_id, messages, output, finish_reason, usage, receipt, error, attempts,
-               started_at, completed_at, duration_s, recorded_at
-          FROM results.executions WHERE execution_id = :execution_id AND job_id = :job_id
-        """,
-        {"execution_id": execution_id, "job_id": job_id},
-    )
-    if found is None:
-        return None
-    fields = dict(found)
+    statement = f"{_WHOLE} WHERE execution_id = :execution_id AND job_id = :job_id"
+    found = await row(connection, statement, {"execution_id": execution_id, "job_id": job_id})
+    return None if found is None else _whole(found)
+
+
+async def of_question(connection: AsyncConnection, job_id: str, index: int, limit: int) -> list[Execution]:
+    """The whole facts of a question, in order."""
+    statement = f"{_WHOLE} WHERE job_id = :job_id AND question_index = :index ORDER BY {_IN_ORDER} LIMIT :limit"
+    values = {"job_id": job_id, "index": index, "limit": limit}
+    return [_whole(record) for record in await rows(connection, statement, values)]
+
+
+def _whole(record: Row) -> Execution:
+    fields = dict(record)
     parts: dict[str, type[Strict]] = {"output": Output, "usage": Usage, "receipt": Receipt, "error": ErrorInfo}
-    fields |= {
-        name: part.model_validate(fields[name], strict=False)
-        for name, part in parts.items()
-        if fields[name] is not None
-    }
+    for name, part in parts.items():
+        if fields[name] is not None:
+            fields[name] = part.model_validate(fields[name], strict=False)
     fields["messages"] = tuple(ChatMessage.model_validate(m, strict=False) for m in fields["messages"])
     fields["attempts"] = tuple(Attempt.model_validate(a, strict=False) for a in fields["attempts"])
     return Execution(**fields)

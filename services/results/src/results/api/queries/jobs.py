@@ -240,7 +240,7 @@ async def running(connection: AsyncConnection, job_id: str, alive_since: datetim
         SELECT executor_id, region, held ->> 'execution_id' AS execution_id, held ->> 'question_id' AS question_id,
                held ->> 'model_id' AS model_id, held ->> 'since' AS since
           FROM results.executors, jsonb_array_elements(running) AS held
-         WHERE received_at >= :alive_since AND held ->> 'job_id' = :job_id
+         WHERE received_at >= :alive_since AND NOT stopping AND held ->> 'job_id' = :job_id
          ORDER BY region, since, execution_id LIMIT :limit
         """,
         {"job_id": job_id, "alive_since": alive_since, "limit": MAX_RUNNING},

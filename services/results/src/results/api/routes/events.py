@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header
-from fastapi.sse import EventSourceResponse
 from starlette.responses import StreamingResponse
 
 from results.api.access import ApiParts, Reader
@@ -20,7 +19,7 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], dependencies=[Read
 @router.get(
     "/events",
     summary="Follow a job",
-    response_class=EventSourceResponse,
+    response_class=StreamingResponse,
     dependencies=[Depends(produces("text/event-stream"))],
     responses={200: STREAMED, **problems(401, 403, 404, 406, 422, 500, 503)},
 )
@@ -36,7 +35,5 @@ async def follow_job(
     after = event_number(last_event_id)
     async with reading(api.engine) as connection:
         await require_job(connection, job_id)
-    return EventSourceResponse(
-        api.streams.follow(job_id, after),
-        headers={"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"},
-    )
+    unbuffered = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+    return StreamingResponse(api.streams.follow(job_id, after), media_type="text/event-stream", headers=unbuffered)

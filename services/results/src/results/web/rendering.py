@@ -1,0 +1,63 @@
+"""Turns values into pages: the templates, and how numbers, moments and long texts are written."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cache, partial
+from typing import Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+UNKNOWN: Final = "—"
+"""What stands where a value is not known."""
+
+
+def render(template: str, *, simulated: Sequence[str], **values: object) -> str:
+    """A page. ``simulated`` names the regions that are only pretended, which the page must say."""
+    page = _environment().get_template(template)
+    return page.render(**values, simulated=simulated, pretended=partial(_pretended, frozenset(simulated)))
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("results.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"grouped": grouped, "moment": moment, "duration": duration, "shortened": shortened}
+    return made
+
+
+def grouped(number: int | None) -> str:
+    """A whole number with its thousands apart."""
+    return UNKNOWN if number is None else f"{number:,}"
+
+
+def moment(at: datetime | None) -> str:
+    """A moment in UTC, to the second."""
+    return UNKNOWN if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def duration(seconds: float | None) -> str:
+    """A span of time in the unit that suits it."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def shortened(text: str, most: int) -> str:
+    """The beginning of a text."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _pretended(simulated: frozenset[str], region: str) -> Markup:
+    return Markup(' <span class="status simulated">simulated</span>') if region in simulated else Markup("")

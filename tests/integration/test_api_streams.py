@@ -1,0 +1,202 @@
+"""Whoever follows a job misses none of its events and gets none twice; exports hold every row."""
+
+import asyncio
+import csv
+import io
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from httpx_sse import EventSource
+
+from parallax.clock import SystemClock
+from parallax.contracts.messages import ExecutorHeartbeat, JobRejected, Problem, Reason, RunningExecution
+from results import heartbeats
+from results.api.problems import ApiError, Kind
+from results.api.settings import ApiSettings
+from results.api.streams import Streams
+from tests.fakes import facts
+from tests.integration.api_stage import Stage, job_document, staged
+
+PATIENCE_S = 30.0
+
+
+@pytest.fixture
+async def stage(database_url: str) -> AsyncIterator[Stage]:
+    async with staged(database_url) as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Told:
+    """One event of a stream."""
+
+    number: str | None
+    kind: str
+    data: dict[str, Any]
+
+
+async def told(response: httpx.Response) -> list[Told]:
+    assert response.headers["content-type"].startswith("text/event-stream")
+    events, last = [], ""
+    async for event in EventSource(response).aiter_sse():
+        if not event.data:
+            continue  # the block that says how soon to reconnect
+        number = event.id if event.id != last else None
+        last = event.id
+        events.append(Told(number, event.event, event.json()))
+    return events
+
+
+async def test_a_job_is_replayed_to_its_end(stage: Stage) -> None:
+    await stage.complete_job("job-1", 2)
+    events = await told(await stage.http.get("/v1/jobs/job-1/events"))
+    numbered = [event for event in events if event.number is not None]
+    assert [event.number for event in numbered] == [str(n + 1) for n in range(len(numbered))]
+    assert [event.kind for event in numbered] == [
+        "job.accepted", "job.started", "batch.opened", "batch.completed", "batch.opened", "batch.completed",
+        "job.finished",
+    ]  # fmt: skip
+    assert [event.kind for event in events[-2:]] == ["progress", "done"]
+    assert events[-1].data == {
+        "status": "completed",
+        "executions": 12,
+        "counts": {"completed": 12, "failed": 0, "timed_out": 0, "cancelled": 0},
+    }
+
+
+@pytest.mark.parametrize(("last", "first"), [("3", "4"), ("6", "7"), ("7", None), ("900", None)])
+async def test_a_follower_reads_on_behind_its_last_event(stage: Stage, last: str, first: str | None) -> None:
+    await stage.complete_job("job-1", 2)
+    events = await told(await stage.http.get("/v1/jobs/job-1/events", headers={"Last-Event-ID": last}))
+    assert next((event.number for event in events if event.number), None) == first
+    assert events[-1].kind == "done"
+
+
+async def test_news_reach_a_follower_in_order_while_writers_race(stage: Stage) -> None:
+    spec = await stage.accept("job-1", job_document(12))
+    streams = Streams(stage.engine, SystemClock(), ApiSettings(stream_poll_s=0.001))
+    seen: list[int] = []
+    done = asyncio.Event()
+
+    async def follow() -> None:
+        async for part in streams.follow("job-1", 0):
+            seen.extend(int(line[4:]) for line in part.decode().splitlines() if line.startswith("id: "))
+            if b"event: done" in part:
+                done.set()
+
+    async def one_batch(index: int) -> None:
+        await stage.store(facts.every(await stage.open("job-1", spec, index)))
+
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
+        tasks.create_task(follow())
+        async with asyncio.TaskGroup() as writers:
+            for index in range(12):
+                writers.create_task(one_batch(index))
+        await stage.finish("job-1")
+        await done.wait()
+    assert seen == list(range(1, 2 + 2 * 12 + 1 + 1))
+
+
+async def test_a_rejected_job_is_over(stage: Stage) -> None:
+    await stage.tell(
+        JobRejected(
+            job_id="job-1",
+            reason=Reason(code="invalid", message="breaks rules"),
+            problems=(Problem(pointer="/regions/0", message="unknown region 'mars'"),),
+            rejected_at=facts.START,
+        )
+    )
+    events = await told(await stage.http.get("/v1/jobs/job-1/events"))
+    assert [event.kind for event in events] == ["job.rejected", "progress", "done"]
+    job = (await stage.http.get("/v1/jobs/job-1")).json()
+    assert (job["status"], job["reason"]["code"], job["problems"][0]["pointer"]) == (
+        "rejected",
+        "invalid",
+        "/regions/0",
+    )
+
+
+async def test_streams_are_bounded_and_give_their_place_back(stage: Stage) -> None:
+    await stage.accept("job-1")
+    streams = Streams(stage.engine, SystemClock(), ApiSettings(max_streams=1, stream_poll_s=0.001))
+    first = streams.follow("job-1", 0)
+    await anext(first)
+    with pytest.raises(ApiError) as caught:
+        streams.follow("job-1", 0)
+    assert caught.value.kind is Kind.TOO_MANY_STREAMS
+    await first.aclose()  # type: ignore[attr-defined] # an asynchronous generator
+    await anext(streams.follow("job-1", 0))
+
+
+async def test_a_silent_stream_says_that_it_lives(stage: Stage) -> None:
+    await stage.accept("job-1")
+    streams = Streams(stage.engine, SystemClock(), ApiSettings(stream_ping_s=0.002, stream_poll_s=0.001))
+    async with asyncio.timeout(PATIENCE_S):
+        async for part in streams.follow("job-1", 0):
+            if part.startswith(b": still here"):
+                break
+
+
+async def test_streams_and_files_refuse_what_they_cannot_be(stage: Stage) -> None:
+    await stage.complete_job("job-1", 1)
+    assert (await stage.http.get("/v1/jobs/job-1/events", headers={"Accept": "application/json"})).status_code == 406
+    assert (await stage.http.get("/v1/jobs/job-1/events", headers={"Last-Event-ID": "x"})).status_code == 422
+    assert (await stage.http.get("/v1/jobs/nobody/events")).status_code == 404
+    assert (await stage.http.get("/v1/jobs/job-1/export?format=xlsx")).status_code == 422
+
+
+HOSTILE = '=HYPERLINK("http://evil")\n"quoted", <b>bold</b> \x1b[31m \u202e \U0001f600'
+
+
+async def test_exports_hold_every_row_in_order(stage: Stage) -> None:
+    await stage.complete_job("job-1", 50, text=HOSTILE)
+    as_json = await stage.http.get("/v1/jobs/job-1/export", params={"format": "jsonl"})
+    assert as_json.headers["content-disposition"] == 'attachment; filename="job-1.jsonl"'
+    documents = [json.loads(line) for line in as_json.text.split("\n")[:-1]]
+    places = [(d["question_index"], d["model_id"], d["region"], d["sample"]) for d in documents]
+    assert len(places) == 300
+    assert places == sorted(set(places))
+    assert documents[0]["output"] == {"text": HOSTILE, "refusal": None}
+    assert documents[0]["receipt"]["provider"] == "local"
+    as_csv = await stage.http.get("/v1/jobs/job-1/export", params={"format": "csv", "region": ["eu", "us"]})
+    lines = list(csv.DictReader(io.StringIO(as_csv.text, newline="")))
+    assert len(lines) == 200
+    assert lines[0]["output"] == "'" + HOSTILE
+    assert lines[0]["question"] == "What is the most important invention in history?"
+    assert {line["region"] for line in lines} == {"eu", "us"}
+
+
+async def test_regions_tell_who_is_alive_and_what_waits(stage: Stage) -> None:
+    now = SystemClock().now()
+    spec = await stage.accept("job-1")
+    batch = await stage.open("job-1", spec, 0)
+    fact = facts.observed(batch, batch.cells[0])
+    held = RunningExecution(
+        execution_id=fact.execution_id, job_id="job-1", question_id="question-0", model_id="model-0", since=now
+    )
+    beat = ExecutorHeartbeat(
+        executor_id="us-1", region="us", budget=10, running=(held,), models=("smollm2-135m",), endpoint_state="ready",
+        last_error="HTTP 503", started_at=now, sent_at=now,
+    )  # fmt: skip
+    await heartbeats.beat(stage.engine, beat, now)
+    gone = beat.model_copy(update={"executor_id": "us-2", "stopping": True})
+    await heartbeats.beat(stage.engine, gone, now)
+    regions = {region["id"]: region for region in (await stage.http.get("/v1/regions")).json()["regions"]}
+    us = regions["us"]
+    assert [executor["id"] for executor in us["executors"]] == ["us-1"]
+    assert (us["budget"], us["in_flight"], us["queue_depth"], us["last_error"]) == (10, 1, 0, "HTTP 503")
+    assert (regions["apac"]["simulated"], regions["apac"]["executors"]) == (True, [])
+    running = (await stage.http.get("/v1/jobs/job-1")).json()["running"]
+    assert [(r["executor_id"], r["execution_id"]) for r in running] == [("us-1", str(fact.execution_id))]
+    await stage.bus.close()
+    assert (await stage.http.get("/v1/regions")).json()["regions"][0]["queue_depth"] is None
+
+
+async def test_the_catalog_tells_no_addresses(stage: Stage) -> None:
+    answer = await stage.http.get("/v1/catalog")
+    assert [model["id"] for model in answer.json()["models"]] == ["smollm2-135m"]
+    assert "modal://" not in answer.text
