@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,14 +45,6 @@ class Home:
     def log(self) -> Path:
         """Where the services of a standalone process log."""
         return self.root / "parallax.log"
-
-    def stop_database_soon(self) -> None:
-        """Tell the database to shut down by itself, for a process that cannot wait for it."""
-        try:
-            pid = int((self.postgres / "postmaster.pid").read_text(encoding="utf-8").split("\n", 1)[0])
-            os.kill(pid, signal.SIGINT)  # PostgreSQL's fast shutdown
-        except (OSError, ValueError):
-            return
 
     @contextmanager
     def exclusive(self) -> Iterator["HomeLock"]:

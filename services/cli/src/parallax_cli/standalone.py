@@ -28,6 +28,7 @@ from parallax.clock import SystemClock
 from parallax.db.embedded import embedded_postgres
 from parallax.db.engine import create_engine
 from parallax.db.migrations import migrate
+from parallax_cli.adoption import adopt
 from parallax_cli.home import Home, HomeLock
 from parallax_cli.local_model import local_model
 from parallax_cli.unix_server import SOCKET_URL, bound_socket, serving
@@ -101,6 +102,7 @@ async def running(home: Home, lock: HomeLock, options: Options, *, executors: bo
 @asynccontextmanager
 async def _composing(home: Home, catalog: Catalog) -> AsyncIterator["_Parts"]:
     async with AsyncExitStack() as stack:
+        adopt(home.postgres)
         url = stack.enter_context(embedded_postgres(home.postgres))
         yield _Parts(stack, home, catalog, url)
 

@@ -13,6 +13,7 @@ from parallax.client import NotFoundError, ParallaxClient
 from parallax.contracts.job import JobSpec
 from parallax.errors import InvalidInputError
 from parallax_cli import examples
+from parallax_cli.adoption import stop_soon
 from parallax_cli.connect import Need, Target, connected
 from parallax_cli.console import print_json, stdout
 from parallax_cli.exits import ExitCode, guarded
@@ -88,7 +89,7 @@ async def _resume(target: Target, job_id: str, *, as_json: bool) -> ExitCode:
 async def _see_through(target: Target, client: ParallaxClient, job_id: str, *, as_json: bool) -> ExitCode:
     console = stdout()
     simulated = simulated_regions(await client.catalog())
-    with interrupts(target.home.stop_database_soon) as seen:
+    with interrupts(lambda: stop_soon(target.home.postgres)) as seen:
         job = await watch(
             client,
             job_id,

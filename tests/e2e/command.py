@@ -1,0 +1,115 @@
+"""The real ``parallax`` command as a subprocess, with a home of its own and an endpoint that the test scripts."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PATIENCE_S = 120.0
+"""For one command on a machine that is busy with other things."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    def documents(self) -> list[dict[str, Any]]:
+        """Standard output as JSON lines."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@dataclass
+class Parallax:
+    """The command, as one user on one machine types it."""
+
+    home: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
+        """Start the command in a process group of its own, as a terminal does."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PARALLAX_")}
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "parallax_cli",
+            *arguments,
+            env={**inherited, "PARALLAX_HOME": str(self.home), **self.environment},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    async def ended(self, process: asyncio.subprocess.Process) -> Ended:
+        """Wait for the end of a started command."""
+        async with asyncio.timeout(PATIENCE_S):
+            out, err = await process.communicate()
+        assert process.returncode is not None
+        return Ended(process.returncode, out.decode(), err.decode())
+
+    async def __call__(self, *arguments: str) -> Ended:
+        """Run the command to its end."""
+        return await self.ended(await self.start(*arguments))
+
+    async def facts(self, job_id: str) -> list[dict[str, Any]]:
+        """Everything recorded of a job."""
+        exported = await self("results", job_id, "--format", "jsonl")
+        assert exported.code == 0, exported.err
+        return exported.documents()
+
+    def database_pid(self) -> int | None:
+        """The process id of the home's database server, if it runs."""
+        try:
+            pid = int((self.home / "postgres" / "postmaster.pid").read_text().split("\n", 1)[0])
+            os.kill(pid, 0)
+        except (OSError, ValueError):
+            return None
+        return pid
+
+
+@asynccontextmanager
+async def a_home(folder: Path, **environment: str) -> AsyncIterator[Parallax]:
+    """A fresh home; a database that a killed command left running is stopped at the end."""
+    command = Parallax(folder / "home", environment)
+    try:
+        yield command
+    finally:
+        pid = command.database_pid()
+        if pid is not None:
+            os.kill(pid, signal.SIGINT)
+
+
+def write_catalog(path: Path, url: str, regions: Sequence[str] = ("us", "eu", "apac")) -> Path:
+    """A catalog whose regions all send their calls to one endpoint."""
+    catalog = {
+        "regions": {name: {"name": f"region {name}", "endpoint": f"openai+{url}"} for name in regions},
+        "models": {name: {"upstream": name, "regions": list(regions)} for name in ("alpha", "beta")},
+    }
+    path.write_text(yaml.safe_dump(catalog), encoding="utf-8")
+    return path
+
+
+def write_job(path: Path, questions: int, **fields: Any) -> Path:
+    """A job of two models in three regions."""
+    job = {
+        "name": "e2e",
+        "questions": [{"id": f"q{n}", "text": f"Question {n}?"} for n in range(questions)],
+        "models": [{"id": "alpha"}, {"id": "beta"}],
+        "regions": ["us", "eu", "apac"],
+        "system_prompt": "You are in {region}.",
+        **fields,
+    }
+    path.write_text(json.dumps(job), encoding="utf-8")
+    return path
