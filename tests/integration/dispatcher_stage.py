@@ -294,9 +294,9 @@ def _job_of(message: Message) -> str | None:
 
 
 @asynccontextmanager
-async def staged(engine: AsyncEngine, *, clock: ManualClock | None = None) -> AsyncIterator[Stage]:
+async def staged(engine: AsyncEngine, *, broker: MemoryBroker | None = None) -> AsyncIterator[Stage]:
     """A stage without a dispatcher."""
-    stage = Stage(MemoryBroker(CATALOG.regions), engine, clock or ManualClock())
+    stage = Stage(broker or MemoryBroker(CATALOG.regions), engine, ManualClock())
     await stage.start()
     try:
         yield stage

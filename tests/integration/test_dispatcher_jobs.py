@@ -5,9 +5,12 @@ from collections.abc import AsyncIterator
 from itertools import pairwise
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from structlog.testing import capture_logs
 
 from dispatcher.settings import Settings
+from parallax.bus.memory import MemoryBroker
 from parallax.contracts.job import MAX_JOB_BYTES
 from parallax.contracts.messages import (
     BatchCompleted,
@@ -221,6 +224,62 @@ async def test_more_jobs_than_may_be_active_wait_in_order(engine: AsyncEngine) -
         for number in (0, 1, 2, 4):
             await stage.finished(f"job{number}")
         assert [started.job_id for started in stage.heard(JobStarted)] == ["job0", "job1", "job2", "job4"]
+
+
+async def test_a_job_whose_region_is_gone_fails_with_the_reason(engine: AsyncEngine) -> None:
+    async with staged(engine, broker=MemoryBroker(["us"])) as stage, dispatching(stage):
+        await stage.run_executors("us")
+        await stage.submit("job")
+        end = await stage.finished("job")
+        assert (end.outcome, end.reason.code, end.not_started) == (JobOutcome.FAILED, "undeliverable", 6)
+        assert "execution.run.eu" in end.reason.message
+        assert [cancelled.reason.code for cancelled in stage.heard(JobCancelled, "job")] == ["undeliverable"]
+
+
+async def test_a_region_that_goes_while_a_job_runs_ends_it(engine: AsyncEngine) -> None:
+    only = [
+        {"question_id": "q0", "model_id": "tiny", "region": "us"},
+        {"question_id": "q1", "model_id": "tiny", "region": "eu"},
+    ]
+    async with staged(engine, broker=MemoryBroker(["us"])) as stage, dispatching(stage):
+        await stage.run_executors("us")
+        await stage.submit("job", job_document(only=only))
+        end = await stage.finished("job")
+        assert (end.outcome, end.reason.code) == (JobOutcome.FAILED, "undeliverable")
+        assert (end.counts, end.not_started) == (Counts(completed=1), 1)
+
+
+async def test_a_job_that_meets_a_bug_does_not_block_the_line(engine: AsyncEngine) -> None:
+    async with staged(engine) as stage, dispatching(stage, settings=Settings(max_active_jobs=1)):
+        await stage.submit("first", job_document(questions=1))
+        await stage.submit("broken")
+        await stage.submit("last")
+        async with engine.begin() as connection:
+            query = (
+                "UPDATE dispatcher.jobs SET state = jsonb_set(state, '{lanes,0,name}', '\"mars\"') WHERE id = 'broken'"
+            )
+            await connection.execute(text(query))
+        await stage.run_executors()
+        assert (await stage.finished("last")).outcome is JobOutcome.COMPLETED
+        assert stage.heard(JobStarted, "broken") == []
+
+
+async def test_batches_are_logged_when_they_open_and_when_they_complete(stage: Stage) -> None:
+    stage.outcome = lambda task: ExecutionStatus.FAILED if task.region == "eu" else ExecutionStatus.COMPLETED
+    with capture_logs() as lines:
+        await stage.submit("job", job_document(questions=1))
+        await stage.until(lambda: bool(stage.heard(BatchOpened)))
+        stage.clock.advance(2.5)
+        await stage.run_executors()
+        await stage.finished("job")
+        await stage.submit("next")
+    (opened,) = [line for line in lines if line["event"] == "batch_opened" and line["job_id"] == "job"]
+    (completed,) = [line for line in lines if line["event"] == "batch_completed"]
+    assert {"question_id": "q0", "lane": "all", "executions": 2}.items() <= opened.items()
+    assert completed == {
+        "event": "batch_completed", "log_level": "info", "job_id": "job", "question_id": "q0", "lane": "all",
+        "counts": {"completed": 1, "failed": 1, "timed_out": 0, "cancelled": 0}, "duration_s": 2.5, "cut_off_by": None,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

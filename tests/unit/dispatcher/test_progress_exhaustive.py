@@ -14,6 +14,7 @@ from dispatcher.progress import (
     Effect,
     Event,
     Finish,
+    GiveUp,
     InspectBatch,
     Job,
     OpenBatch,
@@ -51,6 +52,7 @@ def events(matrix: Matrix, now: datetime) -> Iterator[Event]:
     """Everything that could be said to a job, whether or not it fits."""
     yield matrix.start()
     yield Cancel("enough")
+    yield GiveUp("no queue")
     yield Tick(now - INSPECT_AFTER)
     yield Tick(now)
     for lane, sizes in matrix.sizes.items():

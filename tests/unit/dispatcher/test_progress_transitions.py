@@ -16,6 +16,7 @@ from dispatcher.progress import (
     Cut,
     Event,
     Finish,
+    GiveUp,
     ImpossibleEventError,
     InspectBatch,
     Job,
@@ -136,6 +137,15 @@ def test_a_job_cancelled_while_it_waits_ends_at_once() -> None:
     assert effects == (
         AnnounceAbort("cancelled", "enough"),
         Finish(Outcome.CANCELLED, "cancelled", "enough", Tally(), 18),
+    )
+
+
+def test_a_job_that_cannot_be_published_fails() -> None:
+    job, effects = step(ONE_LANE.job(), GiveUp("no queue"), T0)
+    assert job.phase is Phase.FINISHED
+    assert effects == (
+        AnnounceAbort("undeliverable", "no queue"),
+        Finish(Outcome.FAILED, "undeliverable", "no queue", Tally(), 18),
     )
 
 

@@ -1,9 +1,19 @@
 """Lets jobs in, in the order of their acceptance, while there is room."""
 
+from typing import Final
+
 from dispatcher.jobs import StoredJob
 from dispatcher.progress import Start
 from dispatcher.steps import Steps
-from dispatcher.store import Store, Work
+from dispatcher.store import Store, WaitingJob, Work
+from parallax.errors import UnavailableError
+from parallax.telemetry import get_logger
+
+log = get_logger(__name__)
+
+
+PASSED_OVER: Final = 100
+"""Jobs that may meet a bug before the line is looked at no further."""
 
 
 class Admission:
@@ -15,28 +25,44 @@ class Admission:
         self._max_active_jobs = max_active_jobs
 
     async def fill(self) -> None:
-        """Start jobs until there is no room or nobody waits. One job per transaction, so it ends after at most
-        ``max_active_jobs`` of them. Idempotent; called after whatever makes room or adds a job, and by the timer.
+        """Start jobs until there is no room or nobody waits. Each has a transaction of its own.
+
+        Idempotent; called after whatever makes room or adds a job, and by the timer. A job that meets a bug
+        stays where it is and is passed over, so that it does not block the rest.
 
         Raises:
             UnavailableError: The bus or the database is away; some jobs may have been started.
         """
-        for _ in range(self._max_active_jobs):
-            if not await self._start_one():
+        behind = 0
+        for _ in range(self._max_active_jobs + PASSED_OVER):
+            position = await self._start_next(behind)
+            if position is None:
                 return
+            behind = position
 
-    async def _start_one(self) -> bool:
-        async with self._store.work() as work:
-            if not await work.any_queued():
-                return False
-            await work.lock_admission()
-            if await work.count_active() >= self._max_active_jobs:
-                return False
-            job = await work.lock_next_queued()
-            if job is None:
-                return False
-            await self._steps.take(work, job, await _start(work, job))
-            return True
+    async def _start_next(self, behind: int) -> int | None:
+        """Start the first job that waits behind a position; return its own, ``None`` when there is none or no room."""
+        waiting: WaitingJob | None = None
+        try:
+            async with self._store.work() as work:
+                waiting = await self._choose(work, behind)
+                if waiting is not None:
+                    await self._steps.take(work, waiting.job, await _start(work, waiting.job))
+        except UnavailableError:
+            raise
+        except Exception:
+            if waiting is None:
+                raise
+            log.exception("job_not_started", job_id=waiting.job.job_id)
+        return None if waiting is None else waiting.position
+
+    async def _choose(self, work: Work, behind: int) -> WaitingJob | None:
+        if not await work.any_queued():
+            return None
+        await work.lock_admission()
+        if await work.count_active() >= self._max_active_jobs:
+            return None
+        return await work.lock_next_queued(behind)
 
 
 async def _start(work: Work, job: StoredJob) -> Start:

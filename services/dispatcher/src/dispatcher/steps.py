@@ -18,6 +18,7 @@ from dispatcher.progress import (
     Effect,
     Event,
     Finish,
+    GiveUp,
     ImpossibleEventError,
     InspectBatch,
     OpenBatch,
@@ -26,12 +27,13 @@ from dispatcher.progress import (
     step,
 )
 from dispatcher.store import Work
+from dispatcher.submission import storable
 from dispatcher.tasks import make_tasks
 from parallax.bus.port import Bus
 from parallax.clock import Clock
 from parallax.contracts import messages
 from parallax.contracts.messages import Counts, ErrorInfo, ExecutionStatus, JobOutcome, Message, Reason
-from parallax.errors import PoisonError
+from parallax.errors import PoisonError, UnroutableError
 from parallax.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -57,10 +59,22 @@ class Steps:
     async def take(self, work: Work, job: StoredJob, event: Event) -> StoredJob:
         """Move a locked job; an event that changes nothing writes and publishes nothing.
 
+        A job whose executions no queue takes is given up: its region has left the installation, and neither
+        waiting nor another region may stand in for it.
+
         Raises:
             PoisonError: The event cannot have happened to this job.
             UnavailableError: The bus or the database is away; the caller's transaction must not commit.
         """
+        notes = len(work.on_commit)
+        try:
+            return await self._move(work, job, event)
+        except UnroutableError as error:
+            log.warning("job_undeliverable", job_id=job.job_id, error=str(error))
+            del work.on_commit[notes:]
+            return await self._move(work, job, GiveUp(storable(str(error))))
+
+    async def _move(self, work: Work, job: StoredJob, event: Event) -> StoredJob:
         now = self._clock.now()
         try:
             progress, effects = step(job.progress, event, now)

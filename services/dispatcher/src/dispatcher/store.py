@@ -51,8 +51,8 @@ _LOCK_DUE = text("""
     WHERE id = :id AND due_at <= :now FOR UPDATE SKIP LOCKED
 """)
 _LOCK_NEXT_QUEUED = text("""
-    SELECT id, CAST(template AS text), CAST(state AS text) FROM dispatcher.jobs WHERE phase = 'queued'
-    ORDER BY position LIMIT 1 FOR UPDATE SKIP LOCKED
+    SELECT position, id, CAST(template AS text), CAST(state AS text) FROM dispatcher.jobs
+    WHERE phase = 'queued' AND position > :behind ORDER BY position LIMIT 1 FOR UPDATE SKIP LOCKED
 """)
 _ANY_QUEUED = text("SELECT EXISTS (SELECT FROM dispatcher.jobs WHERE phase = 'queued')")
 _COUNT_ACTIVE = text("SELECT count(*) FROM dispatcher.jobs WHERE phase IN ('running', 'ending')")
@@ -99,6 +99,14 @@ class PlannedBatch:
 
     plan: BatchPlan
     question: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingJob:
+    """A job that waits for its turn, and its position in the line."""
+
+    position: int
+    job: StoredJob
 
 
 class Work:
@@ -163,15 +171,18 @@ class Work:
 
     async def lock(self, job_id: str) -> StoredJob | None:
         """The job, its row locked until the end of the transaction."""
-        return _job(await self._one(_LOCK_JOB, id=job_id))
+        row = await self._one(_LOCK_JOB, id=job_id)
+        return None if row is None else _read(row)
 
     async def lock_due(self, job_id: str, now: datetime) -> StoredJob | None:
         """The job, locked, if it is still due and nobody else works on it."""
-        return _job(await self._one(_LOCK_DUE, id=job_id, now=now))
+        row = await self._one(_LOCK_DUE, id=job_id, now=now)
+        return None if row is None else _read(row)
 
-    async def lock_next_queued(self) -> StoredJob | None:
-        """The job that waits longest, locked; passes over one that somebody else works on."""
-        return _job(await self._one(_LOCK_NEXT_QUEUED))
+    async def lock_next_queued(self, behind: int) -> WaitingJob | None:
+        """The job that waits longest behind a position, locked; passes over one that somebody else works on."""
+        row = await self._one(_LOCK_NEXT_QUEUED, behind=behind)
+        return None if row is None else WaitingJob(row.position, _read(row))
 
     async def save(
         self, job: StoredJob, *, finished: JobFinished | None, inspect_after: timedelta, now: datetime
@@ -294,9 +305,7 @@ class Store:
             return bool((await connection.execute(text("SELECT true"))).scalar_one())
 
 
-def _job(row: Any) -> StoredJob | None:
-    if row is None:
-        return None
+def _read(row: Any) -> StoredJob:
     return StoredJob(row.id, Template.model_validate_json(row.template), codec.decode(json.loads(row.state)))
 
 

@@ -15,7 +15,7 @@ from dispatcher.progress.effects import (
     OpenBatch,
     ReportBatch,
 )
-from dispatcher.progress.events import BatchCompleted, Cancel, Event, Start, Tick, Upcoming
+from dispatcher.progress.events import BatchCompleted, Cancel, Event, GiveUp, Start, Tick, Upcoming
 from dispatcher.progress.machine import ImpossibleEventError, step
 from dispatcher.progress.state import Batch, Closing, Cut, Ending, Job, Lane, Outcome, Phase, Rules, StopRule, Tally
 
@@ -32,6 +32,7 @@ __all__ = [
     "Ending",
     "Event",
     "Finish",
+    "GiveUp",
     "ImpossibleEventError",
     "InspectBatch",
     "Job",

@@ -43,11 +43,18 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The job's executions cannot be published: a region of it has left the installation."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed. Batches last asked about at or before ``asked_before`` are asked about again."""
 
     asked_before: datetime
 
 
-Event = Start | BatchCompleted | Cancel | Tick
+Event = Start | BatchCompleted | Cancel | GiveUp | Tick
 """Anything that may happen to a job."""

@@ -2,12 +2,12 @@
 
 ::
 
-                  Cancel: abort, finish
+              Cancel, GiveUp: abort, finish
       ┌───────────────────────────────────────────────┐
       │                                               ▼
     QUEUED ──Start──▶ RUNNING ──last batch──────▶ FINISHED
                       │    ▲ │                        ▲
-       BatchCompleted │    │ │ Cancel                 │ last open batch
+       BatchCompleted │    │ │ Cancel, GiveUp         │ last open batch
         (report, open └────┘ │ job deadline           │
          the next one)       │ early stop             │
                              ▼ (abort, close)         │
@@ -19,7 +19,8 @@
     Start        open every lane    -                       -                  -
     Batch-       -                  open the next batch,    one lane less,     -
     Completed                       end early, or finish    finish at the last
-    Cancel       finish             end                     -                  -
+    Cancel,      finish             end                     -                  -
+    GiveUp
     Tick         -                  end at the job's        ask again          -
                                     deadline, close at a
                                     batch's, ask again
@@ -48,7 +49,7 @@ from dispatcher.progress.effects import (
     OpenBatch,
     ReportBatch,
 )
-from dispatcher.progress.events import BatchCompleted, Cancel, Event, Start, Tick, Upcoming
+from dispatcher.progress.events import BatchCompleted, Cancel, Event, GiveUp, Start, Tick, Upcoming
 from dispatcher.progress.state import Batch, Closing, Cut, Ending, Job, Outcome, Phase
 
 Step = tuple[Job, tuple[Effect, ...]]
@@ -73,8 +74,8 @@ def step(job: Job, event: Event, now: datetime) -> Step:
             return _start(job, event, now)
         case Phase.RUNNING | Phase.ENDING, BatchCompleted():
             return _complete(job, event, now)
-        case Phase.QUEUED | Phase.RUNNING, Cancel():
-            return _end(job, _cancelled(event), now)
+        case Phase.QUEUED | Phase.RUNNING, Cancel() | GiveUp():
+            return _end(job, _asked_for(event), now)
         case Phase.RUNNING, Tick():
             return _tick(job, event, now)
         case Phase.ENDING, Tick():
@@ -199,8 +200,10 @@ def _is_hopeless(job: Job) -> bool:
     return job.tally.total - job.tally.completed >= stop.failure_rate * job.tally.total
 
 
-def _cancelled(event: Cancel) -> Ending:
-    return Ending(Outcome.CANCELLED, Closing(Cut.CANCELLED, "cancelled", event.message))
+def _asked_for(event: Cancel | GiveUp) -> Ending:
+    if isinstance(event, Cancel):
+        return Ending(Outcome.CANCELLED, Closing(Cut.CANCELLED, "cancelled", event.message))
+    return Ending(Outcome.FAILED, Closing(Cut.CANCELLED, "undeliverable", event.message))
 
 
 def _out_of_time(job: Job) -> Ending:
@@ -228,7 +231,7 @@ def _check(job: Job, event: Event) -> None:
             _check_start(job, event)
         case BatchCompleted():
             _check_completion(job, event)
-        case Cancel() | Tick():
+        case Cancel() | GiveUp() | Tick():
             pass
 
 
