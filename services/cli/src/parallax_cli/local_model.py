@@ -15,6 +15,8 @@ from parallax.errors import UnavailableError
 
 MODEL_ID: Final = "smollm2-135m"
 """The name under which the server and the packaged catalog know it."""
+LOCAL_ENDPOINT: Final = "openai+http://127.0.0.1:8001/v1"
+"""What the packaged catalog says where the server's address belongs."""
 PARALLEL_CALLS: Final = 8
 """Calls that generate at once; more of them wait inside the server. On two cores more would only be slower each."""
 CONTEXT_TOKENS: Final = 1024

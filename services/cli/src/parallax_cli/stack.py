@@ -21,8 +21,8 @@ from parallax.catalog import Catalog
 from parallax.db.embedded import embedded_postgres
 from parallax.errors import UnavailableError
 from parallax_cli.children import Children, free_port, wait_for_port
+from parallax_cli.local_model import LOCAL_ENDPOINT
 from parallax_cli.rabbitmq_node import rabbitmq_node
-from parallax_cli.standalone import LOCAL_ENDPOINT
 
 READY_TIMEOUT_S: Final = 120.0
 RESTARTS: Final = 5

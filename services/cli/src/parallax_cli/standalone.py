@@ -30,13 +30,11 @@ from parallax.db.engine import create_engine
 from parallax.db.migrations import migrate
 from parallax_cli.adoption import adopt
 from parallax_cli.home import Home, HomeLock
-from parallax_cli.local_model import local_model
+from parallax_cli.local_model import LOCAL_ENDPOINT, local_model
 from parallax_cli.unix_server import SOCKET_URL, bound_socket, serving
 from results.api.app import create_api
 from results.api.settings import ApiSettings
 
-LOCAL_ENDPOINT: Final = "openai+http://127.0.0.1:8001/v1"
-"""What the packaged catalog says where the local model's address belongs."""
 HEARTBEAT_S: Final = 0.5
 """In one process heartbeats cost next to nothing, and the live view is as fresh as they are."""
 HEARTBEAT_WAIT_S: Final = 30.0
