@@ -42,12 +42,14 @@ class ContainerLostError(Exception):
 
 @dataclass(slots=True)
 class Deployed:
-    """A class that can be called."""
+    """A class, or a function, that can be called."""
 
     app: str
     name: str
     method: str
+    """Of a class; empty for a function."""
     handler: Handler
+    web_url: str = ""
 
     @property
     def function_id(self) -> str:
@@ -102,6 +104,12 @@ class ControlPlane(Refusing):
     def deploy(self, app: str, name: str, handler: Handler, *, method: str = "generate") -> None:
         """Make a class callable."""
         self.deployed[(app, name)] = Deployed(app, name, method, handler)
+
+    def deploy_function(self, app: str, name: str, handler: Handler, *, web_url: str = "") -> None:
+        """Make a function callable, or, with a URL, known as a web endpoint."""
+        deployed = Deployed(app, name, "", handler, web_url)
+        self.deployed[(app, name)] = deployed
+        self._bound[deployed.function_id] = (deployed, "")
 
     @property
     def running(self) -> list[Call]:
@@ -217,7 +225,7 @@ class ControlPlane(Refusing):
         uploaded = item.WhichOneof("args_oneof") == "args_blob_id"
         body = self.blobs[item.args_blob_id] if uploaded else item.args
         args, _ = deserialize_data_format(body, item.data_format, None)
-        call = Call(f"fc-{next(self._ids)}", deployed, model, args[0], uploaded, item.data_format)
+        call = Call(f"fc-{next(self._ids)}", deployed, model, args[0] if args else None, uploaded, item.data_format)
         call.task = asyncio.create_task(_run(call), name=call.call_id)
         call.task.add_done_callback(lambda _: self.changed.set())
         self.calls.append(call)
@@ -247,6 +255,15 @@ async def _run(call: Call) -> api_pb2.FunctionGetOutputsItem:
 def _handle(deployed: Deployed) -> api_pb2.FunctionHandleMetadata:
     """What a client learns about a class by looking it up."""
     kind = api_pb2.Function.FUNCTION_TYPE_FUNCTION
+    if not deployed.method:
+        return api_pb2.FunctionHandleMetadata(
+            function_name=deployed.name,
+            function_type=kind,
+            web_url=deployed.web_url,
+            app_id=f"ap-{deployed.app}",
+            supported_input_formats=_FORMATS,
+            supported_output_formats=_FORMATS,
+        )
     text = api_pb2.GenericPayloadType(base_type=api_pb2.PARAM_TYPE_STRING)
     parameter = api_pb2.ClassParameterSpec(name="model", type=api_pb2.PARAM_TYPE_STRING, full_type=text)
     method = api_pb2.FunctionHandleMetadata(
