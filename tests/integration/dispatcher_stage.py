@@ -21,7 +21,7 @@ from dispatcher.settings import Settings
 from dispatcher.steps import Steps
 from dispatcher.store import Store
 from parallax.bus.memory import MemoryBroker, MemoryBus, Reply
-from parallax.bus.port import Bus, Consumption, Delivery
+from parallax.bus.port import Bus, Consumption, Delivery, Following
 from parallax.bus.serve import Serving, serve
 from parallax.catalog import Catalog, parse_catalog
 from parallax.clock import Clock, SystemClock
@@ -106,38 +106,77 @@ class ManualClock:
         self._sleepers = [(until, woken) for until, woken in self._sleepers if not woken.is_set()]
 
 
-class BreakingBus:
-    """A bus that loses its connection right after publishing a message that ``breaks`` picks, once for each."""
+class BusInBetween:
+    """A bus through which a test sees what is published; what it does about that is up to subclasses."""
 
-    def __init__(self, bus: Bus, breaks: Callable[[Message], bool]) -> None:
+    def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._breaks = breaks
-        self._broken: set[str] = set()
-        self.failures = 0
+
+    async def published(self, message: Message) -> None:
+        """Called after a message was published, before its publisher goes on."""
 
     async def publish(self, *messages: Message) -> None:
+        """Publish, then tell about each message."""
         await self._bus.publish(*messages)
         for message in messages:
-            name = f"{message.kind} {getattr(message, 'batch', '')}"
-            if self._breaks(message) and name not in self._broken:
-                self._broken.add(name)
-                self.failures += 1
-                raise UnavailableError("the connection was lost after the publish")
+            await self.published(message)
 
     async def reply(self, delivery: Delivery, message: Message) -> None:
+        """Pass on."""
         await self._bus.reply(delivery, message)
 
     async def consume(self, queue: Queue, *, prefetch: int, handler: Callable[[Delivery], None]) -> Consumption:
+        """Pass on."""
         return await self._bus.consume(queue, prefetch=prefetch, handler=handler)
 
-    async def follow(self, stream: Queue, handler: Callable[[bytes], None]) -> Any:
+    async def follow(self, stream: Queue, handler: Callable[[bytes], None]) -> Following:
+        """Pass on."""
         return await self._bus.follow(stream, handler)
 
     async def depth(self, queue: Queue) -> int:
+        """Pass on."""
         return await self._bus.depth(queue)
 
     async def close(self) -> None:
+        """Pass on."""
         await self._bus.close()
+
+
+class BreakingBus(BusInBetween):
+    """Loses its connection right after publishing a message of one kind, once for each batch."""
+
+    def __init__(self, bus: Bus, kind: type[Message]) -> None:
+        super().__init__(bus)
+        self._kind = kind
+        self._broken: set[str] = set()
+
+    @property
+    def failures(self) -> int:
+        """How often the connection was lost."""
+        return len(self._broken)
+
+    async def published(self, message: Message) -> None:
+        """Fail the first time."""
+        name = f"{message.kind} {getattr(message, 'batch', '')}"
+        if isinstance(message, self._kind) and name not in self._broken:
+            self._broken.add(name)
+            raise UnavailableError("the connection was lost after the publish")
+
+
+class HesitantBus(BusInBetween):
+    """Waits after publishing a message of one kind, until it is told to go on."""
+
+    def __init__(self, bus: Bus, kind: type[Message]) -> None:
+        super().__init__(bus)
+        self._kind = kind
+        self.waiting = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def published(self, message: Message) -> None:
+        """Wait."""
+        if isinstance(message, self._kind):
+            self.waiting.set()
+            await self.go_on.wait()
 
 
 class Stage:
@@ -199,9 +238,9 @@ class Stage:
         """Ask to stop a job."""
         await self.bus.publish(CancelJob(job_id=job_id, reason=reason))
 
-    async def until_rows(self, table: str, count: int, *, turning_s: float = 0.0) -> None:
-        """Wait until a table of the dispatcher has so many rows, turning the clock all the while."""
-        statement = text(f"SELECT count(*) FROM dispatcher.{table}")
+    async def until_rows(self, table: str, count: int, *, where: str = "true", turning_s: float = 0.0) -> None:
+        """Wait until a table has so many rows, turning the clock all the while."""
+        statement = text(f"SELECT count(*) FROM {table} WHERE {where}")
         async with asyncio.timeout(PATIENCE_S), self.engine.connect() as connection:
             while (await connection.execute(statement)).scalar_one() != count:
                 await connection.rollback()

@@ -1,11 +1,13 @@
 """Every way a job ends before its last batch, and every order in which a cancellation can arrive."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from dispatcher.settings import Settings
+from parallax.bus.memory import MemoryBus
 from parallax.contracts.messages import (
     BatchOpened,
     CloseBatch,
@@ -20,7 +22,13 @@ from parallax.contracts.messages import (
 )
 from parallax.contracts.routing import executions
 from parallax.db.engine import create_engine
-from tests.integration.dispatcher_stage import CATALOG, Stage, dispatching, job_document, staged
+from tests.integration.dispatcher_stage import CATALOG, HesitantBus, Stage, dispatching, job_document, staged
+
+
+WAITING_FOR_AN_ID = (
+    "locktype = 'advisory' AND NOT granted"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 
 
 @pytest.fixture
@@ -79,14 +87,29 @@ async def test_cancel_while_the_job_waits(stage: Stage) -> None:
 
 async def test_cancel_before_the_job_arrives(stage: Stage) -> None:
     await stage.cancel("job", "overtaken")
-    await stage.until_rows("tombstones", 1)
+    await stage.until_rows("dispatcher.tombstones", 1)
     answer = await stage.submit("job")
     assert isinstance(answer, JobAccepted)
     end = await stage.finished("job")
     assert (end.outcome, end.reason.message, end.not_started) == (JobOutcome.CANCELLED, "overtaken", 6)
     assert stage.heard(JobStarted, "job") == []
     assert all(stage.broker.depth(executions(region)) == 0 for region in CATALOG.regions)
-    await stage.until_rows("tombstones", 0)
+    await stage.until_rows("dispatcher.tombstones", 0)
+
+
+async def test_cancel_while_the_job_is_being_accepted(engine: AsyncEngine) -> None:
+    """Neither transaction sees the other's row; the lock of the id makes the cancellation wait."""
+    async with staged(engine) as stage:
+        bus = HesitantBus(MemoryBus(stage.broker), JobAccepted)
+        async with dispatching(stage, bus=bus):
+            submitting = asyncio.create_task(stage.submit("job"))
+            await bus.waiting.wait()
+            await stage.cancel("job")
+            await stage.until_rows("pg_locks", 1, where=WAITING_FOR_AN_ID)
+            bus.go_on.set()
+            await submitting
+            assert (await stage.finished("job")).outcome is JobOutcome.CANCELLED
+            await stage.until_rows("dispatcher.tombstones", 0)
 
 
 async def test_a_cancelled_job_makes_room(stage: Stage) -> None:
@@ -132,5 +155,5 @@ async def test_no_deadline_runs_while_a_job_waits(stage: Stage) -> None:
 async def test_a_cancellation_whose_job_never_comes_is_forgotten(engine: AsyncEngine) -> None:
     async with staged(engine) as stage, dispatching(stage, settings=Settings(tombstones_kept_s=100)):
         await stage.cancel("job")
-        await stage.until_rows("tombstones", 1)
-        await stage.until_rows("tombstones", 0, turning_s=50)
+        await stage.until_rows("dispatcher.tombstones", 1)
+        await stage.until_rows("dispatcher.tombstones", 0, turning_s=50)

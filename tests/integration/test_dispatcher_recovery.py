@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -40,14 +40,10 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-def kind_is(kind: type[Message]) -> Callable[[Message], bool]:
-    return lambda message: isinstance(message, kind)
-
-
 @pytest.mark.parametrize("kind", [JobAccepted, JobStarted, BatchOpened, JobFinished], ids=lambda kind: kind.__name__)
 async def test_a_crash_between_publish_and_commit_repeats_the_step(engine: AsyncEngine, kind: type[Message]) -> None:
     async with staged(engine) as stage:
-        bus = BreakingBus(MemoryBus(stage.broker), kind_is(kind))
+        bus = BreakingBus(MemoryBus(stage.broker), kind)
         async with dispatching(stage, bus=bus):
             await stage.run_executors()
             submitting = asyncio.create_task(stage.submit("job"))
