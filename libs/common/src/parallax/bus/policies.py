@@ -102,7 +102,9 @@ async def set_up(amqp_url: URL, namespace: str, *, management_url: str | None = 
     vhost = amqp_url.path.removeprefix("/") or "/"
     base = URL(management_url) if management_url else URL(f"http://{amqp_url.host}:{MANAGEMENT_PORT}")
     wanted = policies(namespace)
-    auth = (amqp_url.user or "guest", amqp_url.password or "guest")
+    login = base if base.user else amqp_url
+    auth = (login.user or "guest", login.password or "guest")
+    base = base.with_user(None)
     try:
         await set_over_http(base, auth, vhost, wanted)
     except UnavailableError as no_api:

@@ -49,11 +49,14 @@ async def _visit(
     decide: Callable[[DeadLetter], Verdict],
 ) -> None:
     name = topology.name(queue)
+    renewed: set[str] = set()
     for _ in range(MAX_LETTERS):
         with loss_is_unavailable(f"reading {name}"):
             message = await channel.basic_get(name)
         if not isinstance(message.delivery, Basic.GetOk):
             return
+        if message.header.properties.message_id in renewed:
+            continue  # the copy of one that was judged already
         letter = read_letter(message, queue, topology.namespace)
         verdict = decide(letter)
         if verdict is Verdict.REPLAY:
@@ -61,6 +64,7 @@ async def _visit(
         elif verdict is Verdict.KEEP:
             if not _looked_at_often(message):
                 continue
+            renewed.add(letter.id)
             await publisher.send(_renewal(letter, name))
         assert message.delivery.delivery_tag is not None
         with loss_is_unavailable(f"taking a letter out of {name}"):
