@@ -1,15 +1,16 @@
 """Commands to a running installation through its message broker, as any AMQP client may send them."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from parallax.contracts.job import JobSpec
 from parallax.contracts.messages import CancelJob, SubmitJob
+from parallax.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from parallax.bus.port import Bus
+    from parallax.bus.amqp import AmqpBus
 
 URL_VARIABLE: Final = "PARALLAX_AMQP_URL"
 
@@ -25,27 +26,42 @@ def broker_url(environment: Mapping[str, str]) -> str | None:
 
 async def publish_submission(url: str, environment: Mapping[str, str], job_id: str, spec: JobSpec) -> None:
     """Publish a ``SubmitJob``; returns once the broker has it."""
-    async with _bus(url, environment) as bus:
+    async with broker_bus(url, environment) as bus:
         await bus.publish(SubmitJob(job_id=job_id, job=spec, submitted_at=datetime.now(UTC)))
 
 
 async def publish_cancellation(url: str, environment: Mapping[str, str], job_id: str, reason: str | None) -> None:
     """Publish a ``CancelJob``; returns once the broker has it. The job need not be known yet."""
     message = CancelJob(job_id=job_id, requested_at=datetime.now(UTC))
-    async with _bus(url, environment) as bus:
+    async with broker_bus(url, environment) as bus:
         await bus.publish(message.model_copy(update={"reason": reason}) if reason else message)
 
 
+def required_broker_url(environment: Mapping[str, str]) -> str:
+    """The broker's URL.
+
+    Raises:
+        InvalidInputError: None is given.
+    """
+    url = broker_url(environment)
+    if url is None:
+        raise InvalidInputError(f"{URL_VARIABLE} is not set; expected amqp://USER:PASSWORD@HOST:5672/")
+    return url
+
+
 @asynccontextmanager
-async def _bus(url: str, environment: Mapping[str, str]) -> AsyncIterator["Bus"]:
+async def broker_bus(
+    url: str, environment: Mapping[str, str], *, regions: Sequence[str] = ()
+) -> AsyncIterator["AmqpBus"]:
+    """A connection to the installation's broker; without ``regions`` the queues of executions are left alone."""
     from parallax.bus.amqp import connect  # noqa: PLC0415 - only who speaks AMQP waits for its library
 
     name = "parallax command"
     namespace = environment.get("PARALLAX_NAMESPACE")
     if namespace:
-        bus = await connect(url, namespace=namespace, regions=(), name=name)
+        bus = await connect(url, namespace=namespace, regions=regions, name=name)
     else:
-        bus = await connect(url, regions=(), name=name)
+        bus = await connect(url, regions=regions, name=name)
     try:
         yield bus
     finally:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from parallax_cli.commands import files, jobs, model, remote, results, run, up
+from parallax_cli.commands import broker, files, jobs, keys, model, remote, results, run, up
 
 app = typer.Typer(
     name="parallax",
@@ -50,4 +50,8 @@ app.command()(remote.submit)
 app.command()(remote.watch)
 app.command()(remote.regions)
 app.command("local-model")(model.local_model)
+app.command("mock-endpoint")(model.mock_endpoint)
+app.add_typer(keys.keys, name="keys")
+app.add_typer(broker.broker, name="broker")
+app.add_typer(broker.dead_letters, name="dead-letters")
 app.command()(up.up)

@@ -1,6 +1,7 @@
 """Jobs, answers and regions as tables for people. Text from models is made harmless and cut."""
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +18,10 @@ from parallax.client.models import (
 )
 from parallax_cli.text import one_line
 from parallax_cli.view import STATUS_STYLES, duration
+
+if TYPE_CHECKING:
+    from parallax.bus.letters import DeadLetter
+    from results.api.keys import Key
 
 ANSWER_CHARS = 110
 """Characters of an answer in a cell; the whole text is in the results."""
@@ -129,6 +134,29 @@ def regions_table(regions: Regions) -> Table:
             str(region.queue_depth) if region.queue_depth is not None else "?",
             Text(one_line(", ".join(region.models), 60)),
             Text(one_line(region.last_error or "-", 80)),
+        )
+    return table
+
+
+def letters_table(letters: Iterable["DeadLetter"]) -> Table:
+    """Dead letters, one per row."""
+    table = _table("id", "from", "key", "dead since", "reason")
+    for letter in letters:
+        cells = (letter.id, letter.queue or "?", letter.key or "?", letter.dead_at or "?", letter.reason)
+        table.add_row(*(Text(one_line(cell, 120)) for cell in cells))
+    return table
+
+
+def keys_table(keys: Iterable["Key"]) -> Table:
+    """Keys of the API, one per row."""
+    table = _table("key", "label", "scope", "created", "expires", "revoked", "last used")
+    for key in keys:
+        moments = (key.created_at, key.expires_at, key.revoked_at, key.last_used_at)
+        table.add_row(
+            Text(one_line(key.key_id)),
+            Text(one_line(key.label, 60)),
+            Text(key.scope.value),
+            *(moment.astimezone().strftime("%Y-%m-%d %H:%M") if moment else "-" for moment in moments),
         )
     return table
 
