@@ -96,7 +96,7 @@ class Serving:
         pause_s, since = FIRST_PAUSE_S, self._clock.monotonic()
         while True:
             try:
-                await self._handler(delivery)
+                await self._run(delivery)
             except StaleDeliveryError:
                 raise
             except UnavailableError as error:
@@ -117,6 +117,16 @@ class Serving:
             else:
                 await delivery.ack()
                 return
+
+    async def _run(self, delivery: Delivery) -> None:
+        """The handler; a ``CancelledError`` that leaked out of a library is a bug like any other."""
+        try:
+            await self._handler(delivery)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise RuntimeError("the handler was cancelled from within") from error
 
     async def _reject(self, delivery: Delivery, reason: str) -> None:
         log.warning("dead_letter", queue=self._queue.name, reason=reason)

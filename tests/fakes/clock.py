@@ -1,0 +1,30 @@
+"""A clock whose pauses take no time."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+
+class LeapingClock:
+    """Every sleep moves the time forward at once and lets other tasks run."""
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+        self.pauses: list[float] = []
+
+    def now(self) -> datetime:
+        """The moment."""
+        return datetime(2026, 11, 23, tzinfo=UTC) + timedelta(seconds=self._now_s)
+
+    def monotonic(self) -> float:
+        """Seconds since the clock was made."""
+        return self._now_s
+
+    def leap(self, seconds: float) -> None:
+        """Let time pass."""
+        self._now_s += seconds
+
+    async def sleep(self, seconds: float) -> None:
+        """Note the pause and leap over it."""
+        self.pauses.append(seconds)
+        self.leap(seconds)
+        await asyncio.sleep(0)
