@@ -1,0 +1,91 @@
+"""A steady flow of jobs under a steady flow of blows."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from tests.chaos.blows import strike
+from tests.harness.accounts import Accounts, Balance, draw_job, settle
+from tests.harness.installation import Installation, installation
+from tests.harness.rabbitmq import Node
+
+MOST_ACTIVE: Final = 12
+"""Jobs that may be unfinished before a new one is submitted: the flow adapts to what the machine can do."""
+CANCELLED_SHARE: Final = 0.2
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run of chaos came to."""
+
+    seconds: float
+    blows: Counter[str]
+    restarts: int
+    balance: Balance
+
+
+async def chaos(
+    folder: Path, node: Node, *, namespace: str, seconds: float, seed: int, say: Callable[[str], None]
+) -> Report:
+    """Run for so long, heal everything, wait for the jobs, and close the accounts."""
+    random = Random(seed)
+    accounts = Accounts()
+    blows: Counter[str] = Counter()
+    began = time.monotonic()
+    async with installation(folder, node, namespace=namespace, dispatchers=2, results=2, executors=2) as made:
+        over = asyncio.Event()
+        flow = asyncio.create_task(_submit(made, accounts, Random(seed + 1), over))
+        while time.monotonic() - began < seconds:
+            await asyncio.sleep(random.uniform(1, 4))
+            blow = await strike(made, random)
+            blows[blow] += 1
+            say(f"{time.monotonic() - began:6.0f} s  {blow}; {len(accounts.jobs)} jobs so far")
+        say("the blows are over")
+        over.set()
+        await flow
+        await made.ready()
+        await _all_ended(made, accounts)
+        return Report(time.monotonic() - began, blows, made.restarts, await settle(made, accounts))
+
+
+async def _submit(made: Installation, accounts: Accounts, random: Random, over: asyncio.Event) -> None:
+    """Submit and cancel jobs until it is over; what was begun is carried through."""
+    async with asyncio.TaskGroup() as cancelling:
+        while not over.is_set():
+            await asyncio.sleep(random.uniform(0.3, 1.2))
+            if await _unfinished(made, accounts) >= MOST_ACTIVE:
+                continue
+            job_id = f"chaos-{len(accounts.jobs)}"
+            accounts.jobs[job_id] = draw_job(random, job_id)
+            if random.random() < CANCELLED_SHARE:
+                accounts.cancelled.add(job_id)
+                cancelling.create_task(_cancel_later(made, job_id, random.uniform(0, 4)))
+            await made.submit(job_id, accounts.jobs[job_id])
+
+
+async def _cancel_later(made: Installation, job_id: str, seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    await made.cancel(job_id)
+
+
+async def _unfinished(made: Installation, accounts: Accounts) -> int:
+    rows = await made.rows("SELECT count(*) AS n FROM dispatcher.jobs WHERE phase = 'finished'")
+    return len(accounts.jobs) - int(rows[0]["n"])
+
+
+async def _all_ended(made: Installation, accounts: Accounts) -> None:
+    """Wait for the ledger and for what users see; what has not ended in time shows in the balance."""
+    terminal = "status IN ('completed', 'failed', 'cancelled')"
+    try:
+        await made.wait_for(
+            f"SELECT (SELECT count(*) FROM dispatcher.jobs WHERE phase = 'finished') >= :jobs"
+            f" AND (SELECT count(*) FROM results.jobs WHERE {terminal}) >= :jobs",
+            jobs=len(accounts.jobs),
+        )
+    except TimeoutError:
+        return
