@@ -200,14 +200,18 @@ class ModalEndpoint:
 
     async def _follow(self, function_call: modal.FunctionCall[Any], trace: CallTrace) -> object:
         """Wait for the result; whoever leaves without one cancels the call, which may still run for all we know."""
+        following = asyncio.ensure_future(self._result(function_call))
         ended = False
         try:
-            document = await self._result(function_call)
+            await asyncio.wait({following})
+            document = following.result()
             ended = True
         finally:
             if not ended:
+                # First things first: the provider charges until it hears of this.
                 abort = self._start_abort(function_call)
-                await asyncio.wait({abort}, timeout=ABORT_BUDGET_S)
+                following.cancel()
+                await asyncio.wait({abort, following}, timeout=ABORT_BUDGET_S)
         if isinstance(document, Mapping) and isinstance(document.get("region"), str):
             trace.region_observed = document["region"][:200]
         return document
