@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from parallax.bus.port import MAX_DELIVERIES
 from parallax.contracts.routing import Queue
 
 REASON_HEADER: Final = "x-parallax-reason"
@@ -19,6 +20,9 @@ TIME_HEADER: Final = "x-parallax-dead-at"
 
 BROKER_HEADERS: Final = ("x-delivery-count", "x-acquired-count", "x-death", "x-first-death-", "x-last-death-")
 """Prefixes of what the broker itself writes on a message."""
+
+BROKER_DELIVERY_LIMIT: Final = 5 * MAX_DELIVERIES
+"""The limit set as a policy: far above our own, so that it is the bus that writes the reason on a dead letter."""
 
 MAX_REASON_LENGTH: Final = 2_000
 """Headers travel with the message and are kept: a reason is prose, not a dump."""
@@ -85,6 +89,14 @@ def kept_headers(headers: Mapping[str, object]) -> dict[str, object]:
 def clean_reason(reason: str) -> str:
     """A reason that fits into a header: bounded, and free of the lone surrogates that UTF-8 refuses."""
     return reason[:MAX_REASON_LENGTH].encode("utf-8", "replace").decode()
+
+
+def delivery_bound(headers: Mapping[str, object]) -> int:
+    """After how many deliveries a message is given up.
+
+    One that the broker dead-lettered brings its old count along (from RabbitMQ 4 on), and has a life of its own.
+    """
+    return MAX_DELIVERIES + (BROKER_DELIVERY_LIMIT if "x-death" in headers else 0)
 
 
 def too_many_deliveries(count: int) -> str:

@@ -16,11 +16,9 @@ from urllib.parse import quote
 import httpx
 from yarl import URL
 
-from parallax.bus.port import MAX_DELIVERIES
+from parallax.bus.letters import BROKER_DELIVERY_LIMIT
 from parallax.errors import UnavailableError
 
-BROKER_DELIVERY_LIMIT: Final = 5 * MAX_DELIVERIES
-"""Far above our own bound, so that it is the bus that writes the reason on a dead letter."""
 DEAD_DELIVERY_LIMIT: Final = 1_000_000
 """Looking at a dead letter counts as a delivery; RabbitMQ 4 would drop it at the 21st."""
 MAX_HEARTBEATS: Final = 10_000

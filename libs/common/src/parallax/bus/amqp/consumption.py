@@ -17,7 +17,7 @@ from parallax.bus import letters
 from parallax.bus.amqp.link import Link, close_channel, loss_is_unavailable
 from parallax.bus.amqp.publisher import Outgoing, Publisher
 from parallax.bus.amqp.topology import Topology
-from parallax.bus.port import MAX_DELIVERIES, Delivery
+from parallax.bus.port import Delivery
 from parallax.contracts.routing import Queue
 from parallax.errors import StaleDeliveryError, UnavailableError, UnroutableError
 
@@ -148,7 +148,15 @@ class AmqpDelivery:
         await self._settle(self._session.channel.basic_ack(tag, multiple=multiple, wait=False))
 
     async def requeue(self) -> None:
-        """See :meth:`parallax.bus.port.Delivery.requeue`."""
+        """See :meth:`parallax.bus.port.Delivery.requeue`.
+
+        A reject, because RabbitMQ 4.3 and later count it as a failed delivery, and a nack not at all.
+        """
+        tag = self._claim()
+        await self._settle(self._session.channel.basic_reject(tag, requeue=True, wait=False))
+
+    async def pass_on(self) -> None:
+        """Give it back unseen: nothing failed, so newer brokers need not count it."""
         tag = self._claim()
         await self._settle(self._session.channel.basic_nack(tag, requeue=True, wait=False))
 
@@ -294,7 +302,7 @@ class AmqpConsumption:
         delivery = AmqpDelivery(self, session, message)
         if self._stopping:
             self._do(self._hand_back(delivery))
-        elif delivery.delivery_count >= MAX_DELIVERIES:
+        elif delivery.delivery_count >= letters.delivery_bound(delivery.headers):
             self._do(self._give_up(delivery))
         else:
             try:
@@ -304,7 +312,7 @@ class AmqpConsumption:
 
     async def _hand_back(self, delivery: AmqpDelivery) -> None:
         with suppress(StaleDeliveryError):
-            await delivery.requeue()
+            await delivery.pass_on()
 
     async def _give_up(self, delivery: AmqpDelivery) -> None:
         reason = letters.too_many_deliveries(delivery.delivery_count)

@@ -1,8 +1,8 @@
 """Looking through the dead letters on the broker, which has no way to read a queue without taking from it.
 
-Every letter is taken, judged, and what is kept goes back when the channel closes. Each look counts as a delivery,
-and brokers drop what was delivered too often (RabbitMQ 4 after 20 times, unless a policy says otherwise), so a letter
-that was looked at often is renewed: published again with its id, then acknowledged.
+Every letter is taken, judged, and what is kept goes back at the end. Before RabbitMQ 4.3 each look counts as a
+delivery, and brokers drop what was delivered too often (RabbitMQ 4 after 20 times, unless a policy says otherwise),
+so a letter that was looked at often is renewed: published again with its id, then acknowledged.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,6 +22,8 @@ from parallax.errors import InvalidInputError
 
 MAX_LETTERS: Final = 10_000
 """Looked at in one go, per queue: all of them are in memory at once."""
+ALL: Final = 0
+"""As a delivery tag: every delivery that is still unsettled on the channel."""
 RENEW_AFTER: Final = 10
 """Looks; half of what RabbitMQ 4 allows by default."""
 
@@ -37,6 +39,8 @@ async def visit(link: Link, publisher: Publisher, topology: Topology, decide: Ca
             channel = await link.channel(confirms=False)
             try:
                 await _visit(channel, publisher, topology, queue, decide)
+                with loss_is_unavailable("giving back the letters"):
+                    await channel.basic_nack(ALL, multiple=True, requeue=True)
             finally:
                 await close_channel(channel)
 
