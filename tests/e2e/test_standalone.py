@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from parallax_cli.mock_endpoint import Mock, create_mock, serving
@@ -161,7 +162,7 @@ class TestInterrupted:
         job = write_job(stage.folder / "job.json", 3)
         process = await stage.parallax.start("run", str(job), "--job-id", "stopped")
         await stage.seen(lambda mock: len(mock.calls) == 12)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to every process in the foreground
         ended = await stage.parallax.ended(process)
         assert ended.code == 5, ended.out + ended.err
         assert "cancelled" in ended.out
@@ -176,12 +177,20 @@ class TestInterrupted:
         job = write_job(stage.folder / "job.json", 3)
         process = await stage.parallax.start("run", str(job), "--job-id", "left")
         await stage.seen(lambda mock: len(mock.calls) == 12)
-        os.killpg(process.pid, signal.SIGSTOP)  # so that both arrive before the first one has done anything
-        process.send_signal(signal.SIGINT)
-        os.killpg(process.pid, signal.SIGCONT)
-        process.send_signal(signal.SIGINT)
-        ended = await stage.parallax.ended(process)
-        assert ended.code in (5, 130)
+        database = psutil.Process(stage.parallax.database_pid())
+        frozen = [database, *database.children()]
+        for each in frozen:
+            each.suspend()  # now a clean end is impossible: whoever leaves does not wait for it
+        waiting = asyncio.create_task(stage.parallax.ended(process))
+        while not waiting.done():
+            process.send_signal(signal.SIGINT)  # again and again, since signals sent in quick succession may merge
+            await asyncio.wait([waiting], timeout=0.5)
+        for each in frozen:
+            each.resume()
+        assert waiting.result().code == 130
+        database.wait(PATIENCE_S)  # told to stop by the process that left
+        listed = await stage.parallax("jobs", "--json")
+        assert [item["status"] for item in listed.documents()[0]["items"]] == ["running"]
 
     async def test_sigterm_leaves_the_job_to_be_resumed(self, stage: Stage) -> None:
         job = write_job(stage.folder / "job.json", 2)

@@ -26,8 +26,8 @@ def is_live(console: Console) -> bool:
 
 
 def print_json(answer: BaseModel) -> None:
-    """An answer of the API as one line of JSON on stdout."""
-    sys.stdout.write(answer.model_dump_json() + "\n")
+    """An answer of the API as one line of JSON on stdout, in ASCII: what is hostile in it stays escaped."""
+    sys.stdout.write(answer.model_dump_json(ensure_ascii=True) + "\n")
 
 
 def _console(*, error: bool) -> Console:

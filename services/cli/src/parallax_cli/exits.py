@@ -74,7 +74,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 def _leave(code: ExitCode, error: Exception, *, as_json: bool) -> NoReturn:
     if as_json:
         document = {"error": {"code": code.name.lower(), "message": str(error), "problems": _problems(error)}}
-        typer.echo(json.dumps(document, ensure_ascii=False))
+        typer.echo(json.dumps(document))
     else:
         for line in _lines(error, code):
             typer.echo(printable(line), err=True)

@@ -55,7 +55,7 @@ def validate(path: JobFile, *, as_json: AsJson = False, api: Api = None, key: Ke
             "valid": True, "name": spec.name, "questions": len(spec.questions), "executions": execution_count(spec),
             "batches": batch_count(spec), "lanes": list(JobPlan.of(spec).lanes()), "estimated_cost": estimate,
         }  # fmt: skip
-        typer.echo(json.dumps(document, ensure_ascii=False))
+        typer.echo(json.dumps(document))
         return
     console = stdout()
     console.print(

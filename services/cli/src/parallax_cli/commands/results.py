@@ -1,8 +1,10 @@
 """``results`` and ``matrix``: what the models said."""
 
 import asyncio
+import codecs
 import os
 import sys
+from collections.abc import AsyncIterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +19,7 @@ from parallax_cli.console import print_json, stderr, stdout
 from parallax_cli.exits import guarded
 from parallax_cli.options import Api, AsJson, Key, LatestJobId, Where, parse_where
 from parallax_cli.tables import answers_table, executions_table
+from parallax_cli.text import printable
 from parallax_cli.view import simulated_regions, simulation_note
 
 
@@ -77,9 +80,7 @@ async def _export(
     await client.job(job_id)  # an unknown job must not leave an empty file behind
     parts = client.export(job_id, chosen, **filters)
     if output is None:
-        async for part in parts:
-            sys.stdout.buffer.write(part)
-        sys.stdout.buffer.flush()
+        await _to_stdout(parts)
         return
     partial = output.with_name(f".{output.name}.{os.getpid()}")
     try:
@@ -92,6 +93,18 @@ async def _export(
     finally:
         partial.unlink(missing_ok=True)
     stderr().print(f"wrote {output}", soft_wrap=True)
+
+
+async def _to_stdout(parts: AsyncIterator[bytes]) -> None:
+    """Byte for byte into a file or pipe; to a terminal with control characters shown as escapes."""
+    if not sys.stdout.isatty():
+        async for part in parts:
+            sys.stdout.buffer.write(part)
+        sys.stdout.buffer.flush()
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    async for part in parts:
+        sys.stdout.write(printable(decoder.decode(part).replace("\r\n", "\n")))
 
 
 @guarded

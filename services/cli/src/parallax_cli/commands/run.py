@@ -15,7 +15,7 @@ from parallax.errors import InvalidInputError
 from parallax_cli import examples
 from parallax_cli.adoption import stop_soon
 from parallax_cli.connect import Need, Target, connected
-from parallax_cli.console import print_json, stdout
+from parallax_cli.console import is_live, print_json, stderr, stdout
 from parallax_cli.exits import ExitCode, guarded
 from parallax_cli.interrupts import interrupts
 from parallax_cli.jobfile import load_job
@@ -66,6 +66,7 @@ def new_job_id(name: str) -> str:
 
 
 async def _submit_and_watch(target: Target, spec: JobSpec, job_id: str, *, as_json: bool) -> ExitCode:
+    _say_starting(as_json=as_json)
     async with connected(target, Need.RUN) as client:
         submitted = await client.submit(spec, job_id=job_id)
         if not as_json:
@@ -77,7 +78,14 @@ async def _submit_and_watch(target: Target, spec: JobSpec, job_id: str, *, as_js
         return await _see_through(target, client, submitted.id, as_json=as_json)
 
 
+def _say_starting(*, as_json: bool) -> None:
+    console = stderr()
+    if not as_json and is_live(console):
+        console.print("starting database, model and services on this machine …")
+
+
 async def _resume(target: Target, job_id: str, *, as_json: bool) -> ExitCode:
+    _say_starting(as_json=as_json)
     async with connected(target, Need.RUN) as client:
         try:
             await client.job(job_id)
