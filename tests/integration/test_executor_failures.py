@@ -227,13 +227,13 @@ async def test_a_region_whose_endpoint_is_down_waits_and_then_completes(stage: E
         await stage.submit(task(limits={"max_attempts": 1}))
         await stage.until(lambda: any(beat.endpoint_state == "unavailable" for beat in stage.heartbeats))
         assert stage.facts == []
-        assert "ConnectError" in (stage.heartbeats[-1].last_error or "")
+        assert "ConnectionRefusedError" in (stage.heartbeats[-1].last_error or "")
         async with serving(create_mock(Script(default=OK)), port=port):
             [fact] = await stage.until_facts(1)
             await stage.until(lambda: stage.heartbeats[-1].endpoint_state != "unavailable")
     await endpoint.close()
     assert fact.status is ExecutionStatus.COMPLETED
-    assert told(fact.attempts[0]) == (AttemptOutcome.ERROR, None, "ConnectError")
+    assert told(fact.attempts[0]) == (AttemptOutcome.ERROR, None, "ConnectionRefusedError")
 
 
 async def test_an_endpoint_that_stays_down_ends_with_the_deadline_and_its_last_word(stage: ExecutorStage) -> None:

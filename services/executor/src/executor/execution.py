@@ -235,6 +235,7 @@ class Execution:
         except EndpointError as error:
             return self._failed(ticket, started_at, error)
         except asyncio.CancelledError:
+            await asyncio.sleep(0)  # whoever else is aborted in the same moment goes first
             self._turnstile.released(ticket)
             self._record(started_at, AttemptOutcome.CANCELLED, None, self._trace.http_status)
             raise

@@ -5,9 +5,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-import httpx
-
 from executor.endpoints.answers import error_message
+from executor.endpoints.http1 import BrokenError, ConnectError
 from executor.endpoints.port import EndpointError
 from parallax.contracts.messages import ErrorInfo
 
@@ -43,15 +42,20 @@ def status_failure(status: int, body: bytes | str, retry_after: str | None, *, s
     )
 
 
-def connection_failure(error: httpx.HTTPError, status: int | None) -> EndpointError:
-    """The error for a connection that was refused (the endpoint is not there: wait) or broke (try again)."""
-    code = type(error).__name__
-    message = f"{code}: {error}"[:MAX_MESSAGE_CHARS]
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        info = ErrorInfo(error_class="unavailable", code=code, message=message, retryable=True)
-        return EndpointError(info, not_ready=True)
-    retryable = not isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError)
-    info = ErrorInfo(error_class="connection", code=code, message=message, retryable=retryable)
+def connect_failure(error: ConnectError) -> EndpointError:
+    """The error for a connection that could not be made: the endpoint is not there, so wait for it."""
+    info = ErrorInfo(
+        error_class="unavailable",
+        code=error.code,
+        message=f"no connection: {error}"[:MAX_MESSAGE_CHARS],
+        retryable=True,
+    )
+    return EndpointError(info, not_ready=True)
+
+
+def broken_failure(error: BrokenError, status: int | None) -> EndpointError:
+    """The error for a connection that broke in the middle of a call: try again."""
+    info = ErrorInfo(error_class="connection", code=error.code, message=str(error)[:MAX_MESSAGE_CHARS], retryable=True)
     return EndpointError(info, http_status=status)
 
 

@@ -1,30 +1,22 @@
 """Calls an OpenAI-compatible server: vLLM, llama.cpp, or anybody's that speaks chat completions.
 
-Answers are always streamed, so that closing the connection is what aborts a generation: a cancelled task unwinds
-through httpx, which closes the connection before anything else happens.
+Answers are always streamed, so that closing the connection is what aborts a generation: a cancelled task hangs up
+before anything else happens.
 """
 
 import asyncio
 import importlib.metadata
-import importlib.util
 import json
-import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import Any, Final
-
-import httpx
+from urllib.parse import urljoin, urlsplit
 
 from executor.endpoints.answers import AnswerParts, MalformedError, StreamedError
-from executor.endpoints.failures import connection_failure, status_failure
+from executor.endpoints.failures import broken_failure, connect_failure, status_failure
+from executor.endpoints.http1 import BrokenError, Client, ConnectError, Exchange
 from executor.endpoints.port import CallTrace, EndpointError, ModelAnswer, ModelRequest
 from executor.endpoints.sse import EventParser
 from parallax.contracts.messages import ErrorInfo
-
-if importlib.util.find_spec("sniffio") is None:
-    # httpcore looks for this optional package several times a request, and Python searches the whole path each time
-    # that it is not found (0.4 ms); this entry is Python's own way of saying "known to be missing".
-    sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 MAX_STREAM_BYTES: Final = 64 * 1024 * 1024
 """Envelopes included: 32,768 tokens in chunks of their own, 2 kB each."""
@@ -52,24 +44,25 @@ class OpenAIEndpoint:
     def __init__(
         self, base_url: str, *, headers: Mapping[str, str] | None = None, stall_timeout_s: float = STALL_TIMEOUT_S
     ) -> None:
-        self._url = httpx.URL(base_url.rstrip("/") + "/chat/completions")
+        self._client = Client(base_url, connect_timeout_s=CONNECT_TIMEOUT_S, keepalive_s=KEEPALIVE_S)
+        self._url = base_url.rstrip("/") + "/chat/completions"
         self._stall_timeout_s = stall_timeout_s
-        self.versions: Mapping[str, str] = {"httpx": importlib.metadata.version("httpx")}
-        self._client = httpx.AsyncClient(
-            headers={"Accept": "text/event-stream, application/json", "Accept-Encoding": "identity", **(headers or {})},
-            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
-            # The executor's budget bounds the calls; a second bound here could only make them wait unseen.
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_S),
-            follow_redirects=False,
-            trust_env=False,
-        )
+        self._headers = [
+            ("Accept", "text/event-stream, application/json"),
+            ("Accept-Encoding", "identity"),
+            ("User-Agent", f"parallax/{importlib.metadata.version('parallax-executor')}"),
+            *(headers or {}).items(),
+        ]
+        self.versions: Mapping[str, str] = {"h11": importlib.metadata.version("h11")}
 
     async def call(self, request: ModelRequest, trace: CallTrace) -> ModelAnswer:
         """Ask once; see the port."""
         try:
             return await self._call(request, trace)
-        except httpx.HTTPError as error:
-            raise connection_failure(error, trace.http_status) from error
+        except ConnectError as error:
+            raise connect_failure(error) from error
+        except BrokenError as error:
+            raise broken_failure(error, trace.http_status) from error
         except MalformedError as error:
             info = ErrorInfo(error_class="protocol", code="malformed_answer", message=str(error), retryable=True)
             raise EndpointError(info, http_status=trace.http_status) from error
@@ -78,77 +71,75 @@ class OpenAIEndpoint:
 
     async def close(self) -> None:
         """Release connections."""
-        await self._client.aclose()
+        await self._client.close()
 
     async def _call(self, request: ModelRequest, trace: CallTrace) -> ModelAnswer:
-        outgoing = self._client.build_request(
-            "POST",
-            self._url,
-            content=_body(request),
-            headers={
-                "Content-Type": "application/json",
-                "X-Request-Id": f"{request.execution_id}/{request.attempt}",
-            },
-        )
+        method, url, body = "POST", self._url, _body(request)
+        headers = [
+            *self._headers,
+            ("Content-Type", "application/json"),
+            ("X-Request-Id", f"{request.execution_id}/{request.attempt}"),
+        ]
         for _ in range(MAX_REDIRECTS):
-            async with self._sent(outgoing) as response:
-                trace.http_status = response.status_code
-                trace.region_observed = response.headers.get("x-region") or trace.region_observed
-                if response.status_code == 200:
-                    return await self._read(response, trace)
-                body = await _read_error(response)
-                if response.status_code != 303 or "location" not in response.headers:
-                    raise status_failure(response.status_code, body, response.headers.get("retry-after"))
-                outgoing = self._result_request(response)
-            await asyncio.sleep(_poll_s(response.headers.get("retry-after")))
+            exchange = await self._client.send(method, _target(url), headers, body)
+            try:
+                trace.http_status = exchange.status
+                trace.region_observed = exchange.headers.get("x-region") or trace.region_observed
+                if exchange.status == 200:
+                    return await self._read(exchange, trace)
+                said = await _read_error(exchange)
+            finally:
+                exchange.release()
+            if exchange.status != 303 or "location" not in exchange.headers:
+                raise status_failure(exchange.status, said, exchange.headers.get("retry-after"))
+            # The call still runs; its result will be where the server points.
+            method, url, body, headers = "GET", self._result_url(url, exchange), b"", self._headers
+            await asyncio.sleep(_poll_s(exchange.headers.get("retry-after")))
         info = ErrorInfo(error_class="protocol", code="too_many_redirects", message="303 without end", retryable=False)
         raise EndpointError(info, http_status=303)
 
-    @asynccontextmanager
-    async def _sent(self, outgoing: httpx.Request) -> AsyncIterator[httpx.Response]:
-        response = await self._client.send(outgoing, stream=True)
+    def _result_url(self, url: str, exchange: Exchange) -> str:
+        """Where a 303 points; only ever to the same server, which alone may see the headers and the answer."""
+        target = urljoin(url, exchange.headers["location"])
         try:
-            yield response
-        finally:
-            await response.aclose()
-
-    def _result_request(self, response: httpx.Response) -> httpx.Request:
-        """The call still runs; its result will be where the server points, and only there on the same server."""
-        target = response.url.join(response.headers["location"])
-        if (target.scheme, target.host, target.port) != (self._url.scheme, self._url.host, self._url.port):
-            message = f"refused to follow a redirect to another server ({target.host!r:.200})"
+            parts = urlsplit(target)
+            origin = (parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
+        except ValueError:
+            origin = ("", None, 0)
+        if origin != self._client.origin:
+            message = f"refused to follow a redirect to another server ({target!r:.200})"
             info = ErrorInfo(error_class="protocol", code="foreign_redirect", message=message, retryable=False)
-            raise EndpointError(info, http_status=response.status_code)
-        return self._client.build_request("GET", target)
+            raise EndpointError(info, http_status=exchange.status)
+        return target
 
-    async def _read(self, response: httpx.Response, trace: CallTrace) -> ModelAnswer:
+    async def _read(self, exchange: Exchange, trace: CallTrace) -> ModelAnswer:
         parts = AnswerParts()
-        streamed = response.headers.get("content-type", "").startswith("text/event-stream")
+        streamed = exchange.headers.get("content-type", "").startswith("text/event-stream")
         silence = asyncio.timeout(None)
         try:
             async with silence:
                 if streamed:
-                    await self._read_events(response, parts, trace, silence)
+                    await self._read_events(exchange, parts, trace, silence)
                 else:
-                    await self._read_document(response, parts, trace, silence)
+                    await self._read_document(exchange, parts, trace, silence)
         except TimeoutError as error:
             if not silence.expired():
                 raise
             if not parts.done:
                 message = f"no part of the answer arrived for {self._stall_timeout_s:g} s in mid-stream"
                 info = ErrorInfo(error_class="timeout", code="stall_timeout_s", message=message, retryable=True)
-                raise EndpointError(info, http_status=response.status_code) from error
+                raise EndpointError(info, http_status=exchange.status) from error
         trace.provider_call_id = trace.provider_call_id or parts.call_id
         return parts.answer()
 
     async def _read_events(
-        self, response: httpx.Response, parts: AnswerParts, trace: CallTrace, silence: asyncio.Timeout
+        self, exchange: Exchange, parts: AnswerParts, trace: CallTrace, silence: asyncio.Timeout
     ) -> None:
         """Read to the end of the body, also behind ``[DONE]``: only a response read to its end frees its connection."""
         loop = asyncio.get_running_loop()
         parser = EventParser()
         size_bytes = 0
-        async for chunk in response.aiter_bytes():
+        while chunk := await exchange.read():
             size_bytes += len(chunk)
             if size_bytes > MAX_STREAM_BYTES:
                 raise MalformedError(f"the answer is larger than {MAX_STREAM_BYTES} bytes")
@@ -162,17 +153,22 @@ class OpenAIEndpoint:
             parts.add(last)
 
     async def _read_document(
-        self, response: httpx.Response, parts: AnswerParts, trace: CallTrace, silence: asyncio.Timeout
+        self, exchange: Exchange, parts: AnswerParts, trace: CallTrace, silence: asyncio.Timeout
     ) -> None:
         loop = asyncio.get_running_loop()
         body = bytearray()
-        async for chunk in response.aiter_bytes():
+        while chunk := await exchange.read():
             trace.first_byte()
             silence.reschedule(loop.time() + self._stall_timeout_s)
             body += chunk
             if len(body) > MAX_STREAM_BYTES:
                 raise MalformedError(f"the answer is larger than {MAX_STREAM_BYTES} bytes")
         parts.add_whole(bytes(body))
+
+
+def _target(url: str) -> str:
+    parts = urlsplit(url)
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
 def _body(request: ModelRequest) -> bytes:
@@ -187,9 +183,9 @@ def _body(request: ModelRequest) -> bytes:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
-async def _read_error(response: httpx.Response) -> bytes:
+async def _read_error(exchange: Exchange) -> bytes:
     body = bytearray()
-    async for chunk in response.aiter_bytes():
+    while chunk := await exchange.read():
         body += chunk
         if len(body) >= MAX_ERROR_BYTES:
             break
