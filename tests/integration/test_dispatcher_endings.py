@@ -24,7 +24,6 @@ from parallax.contracts.routing import executions
 from parallax.db.engine import create_engine
 from tests.integration.dispatcher_stage import CATALOG, HesitantBus, Stage, dispatching, job_document, staged
 
-
 WAITING_FOR_AN_ID = (
     "locktype = 'advisory' AND NOT granted"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"

@@ -243,10 +243,14 @@ async def test_a_region_that_goes_while_a_job_runs_ends_it(engine: AsyncEngine) 
     ]
     async with staged(engine, broker=MemoryBroker(["us"])) as stage, dispatching(stage):
         await stage.run_executors("us")
-        await stage.submit("job", job_document(only=only))
-        end = await stage.finished("job")
+        with capture_logs() as lines:
+            await stage.submit("job", job_document(only=only))
+            end = await stage.finished("job")
+            await stage.submit("next")
         assert (end.outcome, end.reason.code) == (JobOutcome.FAILED, "undeliverable")
         assert (end.counts, end.not_started) == (Counts(completed=1), 1)
+        opened = [line["question_id"] for line in lines if line["event"] == "batch_opened"]
+        assert opened == ["q0"], "a batch that could not be published was not opened"
 
 
 async def test_a_job_that_meets_a_bug_does_not_block_the_line(engine: AsyncEngine) -> None:

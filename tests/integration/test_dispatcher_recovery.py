@@ -30,7 +30,20 @@ from parallax.contracts.messages import (
 from parallax.contracts.plan import BatchRef, Cell
 from parallax.contracts.routing import DEAD_EXECUTIONS, DEAD_LETTERS, executions
 from parallax.db.engine import create_engine
-from tests.integration.dispatcher_stage import CATALOG, BreakingBus, Stage, dispatching, job_document, staged
+from tests.integration.dispatcher_stage import (
+    CATALOG,
+    BreakingBus,
+    HesitantBus,
+    Stage,
+    dispatching,
+    job_document,
+    staged,
+)
+
+WAITING_FOR_A_ROW = (
+    "locktype = 'transactionid' AND NOT granted"
+    " AND pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database())"
+)
 
 
 @pytest.fixture
@@ -68,6 +81,20 @@ async def test_a_completion_that_runs_ahead_of_its_opening_is_harmless(engine: A
         await stage.run_executors()
         assert (await stage.finished("job")).counts == Counts(completed=6)
         assert stage.broker.depth(DEAD_LETTERS) == 0
+
+
+async def test_two_lanes_that_move_at_once_wait_for_each_other(engine: AsyncEngine) -> None:
+    async with staged(engine) as stage:
+        async with dispatching(stage):
+            await stage.submit("job", job_document(questions=2, barrier="region"))
+            await stage.until(lambda: len(stage.heard(BatchOpened, "job")) == 2)
+        bus = HesitantBus(MemoryBus(stage.broker), BatchOpened)
+        async with dispatching(stage, bus=bus):
+            await stage.run_executors()
+            await bus.waiting.wait()
+            await stage.until_rows("pg_locks", 1, where=WAITING_FOR_A_ROW)
+            bus.go_on.set()
+            assert (await stage.finished("job")).counts == Counts(completed=4)
 
 
 async def test_two_dispatchers_do_everything_once(engine: AsyncEngine) -> None:
