@@ -46,8 +46,8 @@ class Api:
     health: Health
 
 
-def api_of(request: Request) -> Api:
-    """The application's parts, for ``Depends``."""
+async def api_of(request: Request) -> Api:
+    """The application's parts, for ``Depends``. Asynchronous, as a plain function would be run in a thread."""
     api: Api = request.app.state.api
     return api
 

@@ -38,7 +38,7 @@ Cursor = Annotated[
 PageSize = Annotated[int, Query(ge=1, le=500, description="Items of a page.")]
 
 
-def execution_filter(
+async def execution_filter(
     question: Annotated[list[Name], Query(max_length=MAX_FILTER_VALUES, description="Only these questions.")] = [],  # noqa: B006
     model: Annotated[list[Name], Query(max_length=MAX_FILTER_VALUES, description="Only these models.")] = [],  # noqa: B006
     region: Annotated[list[RegionName], Query(max_length=MAX_FILTER_VALUES, description="Only these regions.")] = [],  # noqa: B006
@@ -53,7 +53,7 @@ def execution_filter(
     )
 
 
-def job_filter(  # noqa: PLR0917 - FastAPI passes query parameters by name
+async def job_filter(  # noqa: PLR0917 - FastAPI passes query parameters by name
     status: Annotated[list[JobStatus], Query(max_length=7, description="Only these statuses.")] = [],  # noqa: B006
     name: Annotated[StorableText | None, Query(min_length=1, max_length=200, description="Exactly this name.")] = None,
     metadata: Annotated[

@@ -1,12 +1,13 @@
 """Turns values into pages: the templates, and how numbers, moments and long texts are written."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cache, partial
 from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from pydantic import BaseModel
 
 UNKNOWN: Final = "—"
 """What stands where a value is not known."""
@@ -27,7 +28,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"grouped": grouped, "moment": moment, "duration": duration, "shortened": shortened}
+    made.filters |= {"grouped": grouped, "moment": moment, "duration": duration, "shortened": shortened, "lines": lines}
     return made
 
 
@@ -57,6 +58,17 @@ def duration(seconds: float | None) -> str:
 def shortened(text: str, most: int) -> str:
     """The beginning of a text."""
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def lines(document: BaseModel) -> Iterator[tuple[str, str]]:
+    """The fields of a document and of the documents in it, with their names for people."""
+    for name, value in document.model_dump(mode="json").items():
+        told = name.replace("_", " ")
+        if isinstance(value, dict):
+            parts = [f"{key}={part}" for key, part in value.items() if part is not None and part != {}]
+            yield told, ", ".join(parts) or UNKNOWN
+        else:
+            yield told, UNKNOWN if value is None else str(value)
 
 
 def _pretended(simulated: frozenset[str], region: str) -> Markup:

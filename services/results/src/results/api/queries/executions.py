@@ -1,10 +1,11 @@
 """Executions: pages, single facts, the matrix, and what an export reads."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parallax.contracts.messages import (
@@ -18,7 +19,7 @@ from parallax.contracts.messages import (
 )
 from parallax.contracts.model import Strict
 from results.api.models import CellExecution, Execution, ExecutionBrief, MatrixCell, MatrixRow
-from results.api.queries.reading import EXCERPT_CHARS, STATUSES, Row, row, rows, where
+from results.api.queries.reading import EXCERPT_CHARS, Row, row, rows, where
 
 _IN_ORDER: Final = "question_index, model_id, region, sample"
 
@@ -201,6 +202,9 @@ async def matrix(
     ]
 
 
+_CELL: Final = ("id", "sample", "status", "refused", "output_chars", "duration_s", "excerpt")
+
+
 async def _cells(
     connection: AsyncConnection, job_id: str, chosen: ExecutionFilter, indexes: Sequence[int]
 ) -> defaultdict[int, tuple[MatrixCell, ...]]:
@@ -210,29 +214,20 @@ async def _cells(
         if getattr(chosen, name):
             conditions.append(f"{column} = ANY(:{name})")
             values[name] = list(getattr(chosen, name))
-    found = await rows(
-        connection,
-        f"""
-        SELECT execution_id, question_index, model_id, region, sample, status, refused, output_chars, duration_s,
+    statement = f"""
+        SELECT question_index, model_id, region, execution_id, sample, status, refused, output_chars, duration_s,
                {_EXCERPT}
           FROM results.executions {where(conditions)} ORDER BY {_IN_ORDER}
-        """,  # noqa: S608 - fixed fragments, bound values
-        values,
-    )
+    """  # noqa: S608 - fixed fragments, bound values
     grouped: dict[tuple[int, str, str], list[CellExecution]] = defaultdict(list)
-    for record in found:
-        fields = dict(record)
-        place = (fields.pop("question_index"), fields.pop("model_id"), fields.pop("region"))
-        grouped[place].append(CellExecution(id=fields.pop("execution_id"), **fields))
+    for index, model_id, region, *rest in await connection.execute(text(statement), values):
+        grouped[index, model_id, region].append(CellExecution(**dict(zip(_CELL, rest, strict=True))))
     cells: defaultdict[int, tuple[MatrixCell, ...]] = defaultdict(tuple)
     for (index, model_id, region), executions in grouped.items():
-        cell = MatrixCell(model_id=model_id, region=region, counts=_tally(executions), executions=tuple(executions))
+        tally = Counts(**Counter(execution.status.value for execution in executions))
+        cell = MatrixCell(model_id=model_id, region=region, counts=tally, executions=tuple(executions))
         cells[index] = (*cells[index], cell)
     return cells
-
-
-def _tally(executions: Sequence[CellExecution]) -> Counts:
-    return Counts(**{s: sum(1 for e in executions if e.status == s) for s in STATUSES})
 
 
 async def _question_texts(connection: AsyncConnection, job_id: str, indexes: Sequence[int]) -> dict[int, str]:
