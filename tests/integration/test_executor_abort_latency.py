@@ -14,8 +14,9 @@ from tests.fakes.model_server import model_server
 
 EXECUTORS, IN_FLIGHT = 3, 300
 P99_S = 0.1
-LOADED_S = 5.0
-"""What the test insists on: other work on the machine must not make it fail; the measured figure is printed."""
+"""The aim on a machine that does nothing else; the figure is printed."""
+CPU_S = 0.5
+"""What the test insists on, whatever else the machine does: work of executors and server up to the last abort."""
 
 
 async def test_aborts_reach_the_model_server_with_300_calls_in_flight(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,14 +35,17 @@ async def test_aborts_reach_the_model_server_with_300_calls_in_flight(capsys: py
             await executors.enter_async_context(stage.executor(endpoint, settings))
         await stage.submit(*(task(f"q{n}") for n in range(IN_FLIGHT)))
         await server.until(lambda calls: sum(call.first_byte_at is not None for call in calls) == IN_FLIGHT)
-        cancelled_at = time.time()
+        cancelled_at, cpu_s = time.time(), time.process_time()
         await stage.cancel("job-1")
         await server.until(lambda calls: all(call.aborted_at is not None for call in calls))
+        cpu_s = time.process_time() - cpu_s
         facts = await stage.until_facts(IN_FLIGHT)
     delays = sorted(call.aborted_at - cancelled_at for call in server.calls if call.aborted_at is not None)
     p50, p99 = delays[len(delays) // 2], delays[int(len(delays) * 0.99)]
     with capsys.disabled():
-        print(f"\ncancel to abort: p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms (aim: {P99_S * 1000:.0f} ms)")
+        print(
+            f"\ncancel to abort: p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms (aim: {P99_S * 1000:.0f} ms), CPU {cpu_s * 1000:.0f} ms"
+        )
     assert len(delays) == IN_FLIGHT
     assert {fact.status for fact in facts} == {ExecutionStatus.CANCELLED}
-    assert p99 < LOADED_S
+    assert cpu_s < CPU_S
