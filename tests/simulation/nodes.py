@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from parallax.bus.memory import MemoryBroker, MemoryBus
+from parallax.bus.memory import MemoryBroker, MemoryBus, MemoryConsumption
 from parallax.bus.port import Consumption, Delivery, Following
 from parallax.contracts.messages import JobCancelled, Message, decode
 from parallax.contracts.routing import Queue
@@ -126,6 +126,8 @@ class SimEngine:
                 await self._node.crash()
             case Fault.REFUSED:
                 raise UnavailableError("simulated: the database went away before the commit")
+            case _:
+                return
 
     async def _after_commit(self) -> None:
         match await self._node.point("committed"):
@@ -133,6 +135,8 @@ class SimEngine:
                 await self._node.crash()
             case Fault.ANSWER_LOST:
                 raise UnavailableError("simulated: the answer to the commit was lost")
+            case _:
+                return
 
 
 class SimDelivery:
@@ -178,7 +182,7 @@ class SimBus:
         self._node = node
         self._broker = broker
         self._real = MemoryBus(broker)
-        self._consumptions: dict[str, list[Consumption]] = {}
+        self._consumptions: dict[str, list[MemoryConsumption]] = {}
 
     async def publish(self, *messages: Message) -> None:
         """See the port."""
@@ -234,7 +238,7 @@ class SimBus:
     def lose(self, queue: Queue) -> None:
         """Close the channel of a queue's consumers: what is unsettled goes back."""
         for consumption in self._consumptions.get(queue.name, ()):
-            consumption.lose()  # type: ignore[attr-defined] - a MemoryConsumption
+            consumption.lose()
 
     async def close(self) -> None:
         """See the port; also what the broker does for a client that died."""
