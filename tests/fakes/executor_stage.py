@@ -96,11 +96,30 @@ def task(
 
 
 @dataclass(slots=True, eq=False)
+class FlakyFollowing:
+    """A following that can fall behind."""
+
+    inner: Following
+    bus: "FlakyBus"
+
+    @property
+    def live(self) -> bool:
+        """Whether it keeps up."""
+        return self.inner.live and not self.bus.behind
+
+    async def close(self) -> None:
+        """Pass on."""
+        await self.inner.close()
+
+
+@dataclass(slots=True, eq=False)
 class FlakyBus:
     """A client of the bus that can be away."""
 
     inner: MemoryBus
     away: bool = False
+    behind: bool = False
+    """Whether the cancellation stream is not read up to its end just now."""
     refused: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -129,7 +148,7 @@ class FlakyBus:
 
     async def follow(self, stream: Queue, handler: Callable[[bytes], None]) -> Following:
         """Pass on."""
-        return await self.inner.follow(stream, handler)
+        return FlakyFollowing(await self.inner.follow(stream, handler), self)
 
     async def depth(self, queue: Queue) -> int:
         """Pass on."""

@@ -222,6 +222,37 @@ async def test_a_cancel_reaches_work_redelivered_to_another_executor(stage: Exec
     assert second.calls[0].aborted
 
 
+async def test_no_call_starts_while_a_cancellation_may_have_been_missed(stage: ExecutorStage) -> None:
+    endpoint = FakeEndpoint()
+    bus = FlakyBus(MemoryBus(stage.broker))
+    async with stage.executor(endpoint, bus=bus):
+        bus.behind = True
+        await stage.submit(task("q1"), task("q2", job="job-2"))
+        assert len(await stage.held()) == 2
+        await stage.cancel("job-1")
+        [cancelled] = await stage.until_facts(1)
+        assert endpoint.calls == []
+        bus.behind = False
+        await stage.until_facts(2)
+    assert (cancelled.question_id, cancelled.status) == ("q1", ExecutionStatus.CANCELLED)
+    assert [call.request.messages[-1].content for call in endpoint.calls] == ["Question q2?"]
+
+
+async def test_the_fence_holds_for_work_that_waited_at_the_gate(stage: ExecutorStage) -> None:
+    endpoint = FakeEndpoint((Step(status=503, retry_after="0.5"), Step()))
+    bus = FlakyBus(MemoryBus(stage.broker))
+    async with stage.executor(endpoint, bus=bus):
+        await stage.submit(task())
+        await endpoint.until_calls(1)
+        bus.behind = True
+        await stage.until(lambda: any(b.endpoint_state == "unavailable" for b in stage.heartbeats))
+        await asyncio.sleep(0.8)  # the gate opens, and nothing may happen
+        assert len(endpoint.calls) == 1
+        bus.behind = False
+        [fact] = await stage.until_facts(1)
+    assert fact.status is ExecutionStatus.COMPLETED
+
+
 async def test_facts_wait_for_a_bus_that_is_away(stage: ExecutorStage) -> None:
     endpoint = FakeEndpoint()
     flaky = FlakyBus(MemoryBus(stage.broker))

@@ -211,6 +211,9 @@ class Execution:
                     ticket = await self._turnstile.enter()
             except TimeoutError:
                 return self._out_of_patience()
+            if not self._around.fenced():  # lost while waiting for the turn: a cancellation may have been missed
+                self._turnstile.released(ticket)
+                continue
             self.phase = Phase.CALLING
             verdict = await self._attempt(ticket)
             if isinstance(verdict, Ended):
