@@ -41,7 +41,9 @@ REGIONS: Final = ("us", "eu")
 LARGE_JOB: Final = "large"
 LARGE_QUESTIONS: Final = 10_000
 EXPORT_MB: Final = 100
+"""What an export may add to the memory of the idle service."""
 TARGET_MS: Final = 25.0
+"""For the 99th percentile of a first page, on a machine that has nothing else to do."""
 
 _PLAN: Final = {
     "barrier": "question",
@@ -299,11 +301,14 @@ async def run(database_url: str, jobs: int, requests: int) -> bool:
                     f"{'' if p99(spans) < TARGET_MS else f'   over {TARGET_MS:.0f} ms'}"
                 )
             idle = server.memory_info().rss
-            print(f"\n{'export of 100,000 rows':<26}{'rows/s':>9}{'idle MB':>9}{'most MB':>13}")
+            print(f"\n{'export of 100,000 rows':<26}{'rows/s':>9}{'idle MB':>9}{'most MB':>13}{'added':>9}")
             for file_format in ("jsonl", "csv"):
                 lines, seconds, most = await measure_export(client, server, file_format)
-                good = good and most < EXPORT_MB * 2**20
-                print(f"{file_format:<26}{lines / seconds:>9,.0f}{idle / 2**20:>9.0f}{most / 2**20:>13.0f}")
+                added = (most - idle) / 2**20
+                good = good and added < EXPORT_MB
+                print(
+                    f"{file_format:<26}{lines / seconds:>9,.0f}{idle / 2**20:>9.0f}{most / 2**20:>13.0f}{added:>9.0f}"
+                )
     await connection.close()
     return good
 
