@@ -104,7 +104,7 @@ class Servers:
         """A folder and a database for one contender."""
         folder = self.folder / name
         folder.mkdir()
-        url = await create_database(self.postgres_url, f"bench_{name}")
+        url = await create_database(self.postgres_url, f"bench_{name}".replace("-", "_"))
         task_bytes, fact_bytes = message_sizes()
         return Site(self.amqp_url, url, folder, task_bytes, fact_bytes)
 
@@ -218,7 +218,13 @@ async def measure_or_skip(entry: Entry, shared: Servers, size: Size) -> report.C
 CONTENDERS: Final = (
     Entry("pipe", "raw floor, no barrier", lambda site: floor_stack(site, barrier=False), barrier=False),
     Entry("floor", report.FLOOR, lambda site: floor_stack(site, barrier=True)),
-    Entry("celery", report.CELERY, celery_stack, prepare=prepare_celery),
+    Entry("celery", report.CELERY, lambda site: celery_stack(site, synced=True), prepare=prepare_celery),
+    Entry(
+        "celery-lax",
+        "Celery, Redis synced once a second",
+        lambda site: celery_stack(site, synced=False),
+        prepare=prepare_celery,
+    ),
     Entry("parallax", report.PARALLAX, lambda site: parallax_stack(site, Variant())),
     Entry("http", "Parallax, model over HTTP", lambda site: parallax_stack(site, Variant(http_model=True))),
 )

@@ -16,7 +16,7 @@ from tests.benchmarks.compare.ledger import Ledger
 from tests.benchmarks.compare.service import ContenderFailedError, Service
 
 REPOSITORY: Final = Path(__file__).parents[3]
-READY_TIMEOUT_S: Final = 60.0
+READY_TIMEOUT_S: Final = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ async def wait_for_consumers(url: str, names: tuple[str, ...], services: Sequenc
     """Return once every queue has a consumer; the queues are made where they are missing.
 
     Raises:
-        ContenderFailedError: A service ended, or a queue still has none after a minute.
+        ContenderFailedError: A service ended, or a queue still has none after ``READY_TIMEOUT_S``.
     """
     async with channel(url) as opened:
         for name in names:
