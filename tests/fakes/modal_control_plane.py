@@ -71,6 +71,8 @@ class Call:
     """How the client encoded the arguments; the result comes back the same way."""
     task: asyncio.Task[api_pb2.FunctionGetOutputsItem] | None = None
     started_at: float = field(default_factory=time.monotonic)
+    polls: int = 0
+    """How often its result was asked for."""
     cancels: list[float] = field(default_factory=list)
     """When a cancellation arrived, each time."""
     terminated_containers: bool = False
@@ -179,6 +181,8 @@ class ControlPlane(Refusing):
         self, request: api_pb2.FunctionGetOutputsRequest, _: Stream
     ) -> api_pb2.FunctionGetOutputsResponse:
         call = self._known(request.function_call_id)
+        call.polls += 1
+        self.changed.set()
         assert call.task is not None
         await asyncio.wait({call.task}, timeout=request.timeout)
         if not call.task.done():

@@ -88,8 +88,7 @@ async def test_cancelling_reaches_the_engine_and_leaves_the_neighbours_and_the_c
         seen = trace()
         others = [asyncio.create_task(on.endpoint.call(request(), trace())) for _ in range(2)]
         cancelled = asyncio.create_task(on.endpoint.call(request(), seen))
-        for _ in range(3):
-            await on.engine.begun.acquire()
+        await on.until(lambda calls: [call.polls for call in calls] == [1, 1, 1])
         began = time.monotonic()
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -257,7 +256,7 @@ async def test_an_answer_that_is_none_is_a_protocol_error(answer: object) -> Non
 async def test_closing_the_endpoint_cancels_what_still_runs() -> None:
     async with stage(ScriptedEngine(gate=asyncio.Event())) as on:
         asked = asyncio.create_task(on.endpoint.call(request(), trace()))
-        await on.engine.begun.acquire()
+        await on.until(lambda calls: [call.polls for call in calls] == [1])
         await on.endpoint.close()
         assert len(on.plane.calls[0].cancels) >= 1
         await asyncio.gather(asked, return_exceptions=True)

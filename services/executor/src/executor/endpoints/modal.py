@@ -201,6 +201,7 @@ class ModalEndpoint:
     async def _follow(self, function_call: modal.FunctionCall[Any], trace: CallTrace) -> object:
         """Wait for the result; whoever leaves without one cancels the call, which may still run for all we know."""
         following = asyncio.ensure_future(self._result(function_call))
+        following.add_done_callback(_seen)
         ended = False
         try:
             await asyncio.wait({following})
@@ -259,6 +260,12 @@ class ModalEndpoint:
                 await function_call.get.aio(timeout=CONFIRM_S)
         except Exception:  # noqa: BLE001, S110 - how a cancelled call ends, or that Modal is away, changes nothing any more
             pass
+
+
+def _seen(ended: asyncio.Future[Any]) -> None:
+    """Look at how something ended that nobody may be waiting for any more, so that asyncio does not complain."""
+    if not ended.cancelled():
+        ended.exception()
 
 
 def request_document(request: ModelRequest) -> dict[str, Any]:
