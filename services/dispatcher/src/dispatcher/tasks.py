@@ -11,7 +11,7 @@ from parallax.contracts.ids import execution_id
 from parallax.contracts.job import JobSpec, Limits, ModelSelection, Parameters
 from parallax.contracts.messages import ChatMessage, ExecutionTask
 from parallax.contracts.model import RegionName, Strict
-from parallax.contracts.plan import BatchPlan, BatchRef, Cell, JobPlan
+from parallax.contracts.plan import BatchPlan, Cell, JobPlan
 
 _SEEDS: Final = 2**31
 """Seeds wrap around, so that every sample of a job with the largest seed still has a valid one."""
@@ -97,8 +97,3 @@ def _of_sample(parameters: Parameters, sample: int) -> Parameters:
     if parameters.seed is None:
         return parameters
     return parameters.model_copy(update={"seed": (parameters.seed + sample) % _SEEDS})
-
-
-def batch_ref(job_id: str, lane: str, index: int) -> BatchRef:
-    """The name of a batch."""
-    return BatchRef(job_id=job_id, lane=lane, question_index=index)
