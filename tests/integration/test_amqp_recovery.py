@@ -411,3 +411,14 @@ async def test_an_answer_never_goes_into_our_own_queues(amqp_url: str, namespace
     await eventually(lambda: len(held) == 1)
     await bus.reply(held[0], cancelled("job-1"))
     assert await bus.depth(routing.FACTS) == 0
+
+
+async def test_what_arrives_while_a_consumer_stops_goes_to_another(bus: AmqpBus) -> None:
+    first: list[Delivery] = []
+    second: list[Delivery] = []
+    stopping = await bus.consume(QUEUE, prefetch=1, handler=first.append)
+    stopping._stopping = True  # the broker has not been told yet
+    await bus.consume(QUEUE, prefetch=5, handler=second.append)
+    await bus.publish(*(CancelJob(job_id=f"job-{n}") for n in range(4)))
+    await eventually(lambda: len(second) == 4)
+    assert first == []

@@ -24,8 +24,6 @@ from parallax.errors import InvalidInputError
 DEFAULT_NAMESPACE: Final = "parallax"
 MAX_PREFETCH: Final = 2_000
 """Quorum queues take no larger one."""
-MAX_SHORT_STRING: Final = 255
-"""Bytes of an AMQP short string, such as a routing key or a correlation id."""
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -73,12 +71,10 @@ class AmqpBus:
     async def reply(self, delivery: Delivery, message: Message) -> None:
         """See :meth:`parallax.bus.port.Bus.reply`.
 
-        ``reply_to`` comes from outside: an address among our own queues is ignored, as is one that cannot exist.
+        ``reply_to`` comes from outside: an address among our own queues is ignored.
         """
         address = delivery.reply_to
         if not address or address.startswith(f"{self._topology.namespace}."):
-            return
-        if max(len(text.encode()) for text in (address, delivery.correlation_id or "")) > MAX_SHORT_STRING:
             return
         await self._publisher.send(
             Outgoing("", address, encode(message), mandatory=False, correlation_id=delivery.correlation_id)

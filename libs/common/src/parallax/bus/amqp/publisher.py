@@ -20,7 +20,7 @@ from parallax.errors import PoisonError, UnavailableError, UnroutableError
 PUBLISH_TIMEOUT_S: Final = 10.0
 """A confirm takes milliseconds; one that takes this long is not coming (memory alarm, lost majority of a quorum)."""
 WINDOW: Final = 256
-"""Unconfirmed messages of one ``publish`` call: more does not make it faster, see ``docs/adr``."""
+"""Unconfirmed messages of one ``publish`` call: more does not make it faster, see ``docs/adr/0008``."""
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 """What RabbitMQ 4 accepts by default; a larger one would close the channel each time it is tried."""
 PERSISTENT: Final = 2
