@@ -5,15 +5,17 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
-PATIENCE_S = 120.0
+PATIENCE_S = 180.0
 """For one command on a machine that is busy with other things."""
 
 
@@ -80,15 +82,21 @@ class Parallax:
 
 
 @asynccontextmanager
-async def a_home(folder: Path, **environment: str) -> AsyncIterator[Parallax]:
-    """A fresh home; a database that a killed command left running is stopped at the end."""
-    command = Parallax(folder / "home", environment)
-    try:
-        yield command
-    finally:
-        pid = command.database_pid()
-        if pid is not None:
-            os.kill(pid, signal.SIGINT)
+async def a_home(**environment: str) -> AsyncIterator[Parallax]:
+    """A fresh home; a database that a killed command left running is stopped at the end.
+
+    It is not in pytest's own folder: another session would close that to the user that runs the database for root.
+    """
+    with tempfile.TemporaryDirectory(prefix="parallax-e2e-") as folder:
+        command = Parallax(Path(folder) / "home", environment)
+        try:
+            yield command
+        finally:
+            pid = command.database_pid()
+            if pid is not None:
+                database = psutil.Process(pid)
+                database.send_signal(signal.SIGINT)
+                database.wait(PATIENCE_S)
 
 
 def write_catalog(path: Path, url: str, regions: Sequence[str] = ("us", "eu", "apac")) -> Path:
@@ -101,11 +109,11 @@ def write_catalog(path: Path, url: str, regions: Sequence[str] = ("us", "eu", "a
     return path
 
 
-def write_job(path: Path, questions: int, **fields: Any) -> Path:
-    """A job of two models in three regions."""
+def write_job(path: Path, questions: int, *, asks: str = "Question", **fields: Any) -> Path:
+    """A job of two models in three regions, whose questions read ``ASKS NUMBER?``."""
     job = {
         "name": "e2e",
-        "questions": [{"id": f"q{n}", "text": f"Question {n}?"} for n in range(questions)],
+        "questions": [{"id": f"q{n}", "text": f"{asks} {n}?"} for n in range(questions)],
         "models": [{"id": "alpha"}, {"id": "beta"}],
         "regions": ["us", "eu", "apac"],
         "system_prompt": "You are in {region}.",

@@ -58,7 +58,7 @@ async def stage(tmp_path: Path, script: Script) -> AsyncIterator[Stage]:
     app = create_mock(script, note)
     async with serving(app) as url:
         catalog = write_catalog(tmp_path / "catalog.yaml", url)
-        async with a_home(tmp_path, PARALLAX_CATALOG=str(catalog), PARALLAX_CONCURRENCY="2") as parallax:
+        async with a_home(PARALLAX_CATALOG=str(catalog), PARALLAX_CONCURRENCY="2") as parallax:
             yield Stage(parallax, app.state.mock, changed, tmp_path)
 
 
@@ -256,7 +256,7 @@ class TestFailing:
 
 
 async def test_a_wrong_job_starts_nothing(tmp_path: Path) -> None:
-    async with a_home(tmp_path) as parallax:
+    async with a_home() as parallax:
         job = write_job(tmp_path / "job.json", 1, regions=["us", "mars"], samples=0)
         ended = await parallax("run", str(job))
         assert ended.code == 2
@@ -270,8 +270,8 @@ async def test_a_wrong_job_starts_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_the_demo_asks_a_real_model_and_can_be_repeated(tmp_path: Path) -> None:
-    async with a_home(tmp_path) as parallax:
+async def test_the_demo_asks_a_real_model_and_can_be_repeated() -> None:
+    async with a_home() as parallax:
         for _ in range(2):
             process = await parallax.start("demo")
             async with asyncio.timeout(600):
