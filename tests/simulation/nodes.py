@@ -23,6 +23,10 @@ OWNER: ContextVar["Node | None"] = ContextVar("OWNER", default=None)
 """The service whose code is running."""
 
 
+class ViolationError(AssertionError):
+    """An invariant does not hold."""
+
+
 class Node:
     """One replica of a service. ``dying`` blocks at its next side effect; ``dead`` can do nothing any more."""
 
@@ -35,6 +39,8 @@ class Node:
         self.dead = False
         self.ready = False
         self.cancelled_jobs: set[str] = set()
+        """What it has read in the cancellation stream."""
+        self.fenced = False
         self.tasks: set[asyncio.Task[Any]] = set()
         self.bus = SimBus(self, world.broker)
         self.engine = SimEngine(self, world.engine)
@@ -227,7 +233,12 @@ class SimBus:
                 self._node.cancelled_jobs.add(message.job_id)
             self._node.context.run(handler, body)
 
-        return await self._real.follow(stream, read)
+        before = self._node.world.cancellations()
+        following = await self._real.follow(stream, read)
+        if missed := before - self._node.cancelled_jobs:
+            raise ViolationError(f"{self._node.name} passed the fence without reading of {sorted(missed)}")
+        self._node.fenced = True
+        return following
 
     async def depth(self, queue: Queue) -> int:
         """See the port."""

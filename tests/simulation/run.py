@@ -17,8 +17,9 @@ from parallax.db.engine import create_engine
 from parallax.db.migrations import migrate
 from tests.simulation.faults import Faults
 from tests.simulation.loop import VirtualLoop
+from tests.simulation.nodes import ViolationError
 from tests.simulation.workload import REGIONS, draw_jobs
-from tests.simulation.world import ViolationError, World, task_factory
+from tests.simulation.world import World, task_factory
 
 STORM_STEPS: Final = 900
 """Choices of the scheduler while faults strike."""
@@ -118,6 +119,7 @@ class Scheduler:
             world.spawn(kind)
         for step in range(MOST_STEPS):
             await world.settle()
+            world.check_aborts()
             await check_batches(world)
             if world.faults.calm:
                 self._restore()
@@ -209,6 +211,19 @@ async def check_end(world: World) -> None:
     check_facts(world, [dict(row) for row in rows])
     check_counts(world, rows, batches)
     check_jobs(world, {job["job_id"]: dict(job) for job in jobs}, [dict(row) for row in rows])
+    check_broker(world)
+
+
+def check_broker(world: World) -> None:
+    """Whoever works has settled what it took, and every stopped job is in the cancellation stream."""
+    for name, queue in world.broker._queues.items():
+        for consumer in queue.consumers:
+            if name != "results.heartbeats" and consumer._unsettled:
+                raise ViolationError(f"{len(consumer._unsettled)} deliveries of {name} were never settled")
+    told = world.cancellations()
+    for job_id in world.jobs:
+        if ended_early(world, job_id) and job_id not in told:
+            raise ViolationError(f"{job_id} was stopped, and no executor was told")
 
 
 def check_facts(world: World, rows: list[dict[str, Any]]) -> None:

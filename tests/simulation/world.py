@@ -18,13 +18,22 @@ from dispatcher.settings import Settings as DispatcherSettings
 from executor.settings import Settings as ExecutorSettings
 from parallax.bus.memory import Choice, MemoryBroker, MemoryBus
 from parallax.catalog import Catalog, Model, Region
-from parallax.contracts.messages import BatchCompleted, CancelJob, JobFinished, Message, SubmitJob
+from parallax.contracts.messages import (
+    BatchCompleted,
+    CancelJob,
+    JobCancelled,
+    JobFinished,
+    Message,
+    SubmitJob,
+    decode,
+)
+from parallax.contracts.routing import CANCELLATIONS
 from parallax.health import Health
 from results.settings import Settings as ResultsSettings
 from tests.simulation.endpoint import Answer, Call, SimEndpoint
 from tests.simulation.faults import Fault, Faults
 from tests.simulation.loop import SimClock, VirtualLoop
-from tests.simulation.nodes import OWNER, Node
+from tests.simulation.nodes import OWNER, Node, ViolationError
 from tests.simulation.workload import REGIONS, Planned, SimJob
 
 CATALOG: Final = Catalog(
@@ -34,10 +43,6 @@ CATALOG: Final = Catalog(
 DISPATCHER: Final = DispatcherSettings(max_active_jobs=2, reconcile_after_s=20.0, timer_s=2.0, prefetch=4, grace_s=5.0)
 STUCK_SPINS: Final = 20_000
 """Rounds of the event loop without coming to rest after which the simulation gives up."""
-
-
-class ViolationError(AssertionError):
-    """An invariant does not hold."""
 
 
 class World:
@@ -101,6 +106,8 @@ class World:
         self.tell(f"calls {planned.job_id} {planned.lane}/{planned.index} as call {call.number}", node)
         if planned.region != node.region:
             raise ViolationError(f"{node.name} of {node.region} runs an execution of {planned.region}")
+        if not node.fenced:
+            raise ViolationError(f"{node.name} starts work before it has read the cancellation stream")
         if sum(1 for other in self.pending if other.node is node) > node.budget:
             raise ViolationError(f"{node.name} has more calls in flight than its budget of {node.budget}")
         if planned.job_id in node.cancelled_jobs:
@@ -109,6 +116,19 @@ class World:
             earlier = (job_id, lane) == (planned.job_id, planned.lane) and index < planned.index
             if earlier and (job_id, lane, index) not in self.full:
                 raise ViolationError(f"batch {planned.index} of {job_id}/{lane} runs before batch {index} was full")
+
+    def cancellations(self) -> set[str]:
+        """The jobs in the cancellation stream."""
+        entries = self.broker._streams[CANCELLATIONS.name].entries
+        messages = (decode(entry.body) for entry in entries)
+        return {message.job_id for message in messages if isinstance(message, JobCancelled)}
+
+    def check_aborts(self) -> None:
+        """No call goes on once its executor knows that the job was stopped."""
+        for call in self.pending:
+            job_id = self.planned[call.execution_id].job_id
+            if job_id in call.node.cancelled_jobs and not (call.node.dying or call.node.ended):
+                raise ViolationError(f"{call.node.name} goes on with call {call.number} of the stopped {job_id}")
 
     # --- services
 

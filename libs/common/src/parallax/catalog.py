@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from parallax.contracts.intake import Offer
 from parallax.contracts.model import Name, RegionName, Strict
+from parallax.contracts.plan import ALL_REGIONS_LANE
 from parallax.errors import InvalidInputError
 
 
@@ -74,6 +75,12 @@ class Catalog(Strict):
     regions: Annotated[Mapping[RegionName, Region], Field(min_length=1)]
     models: Annotated[Mapping[Name, Model], Field(min_length=1)]
     prices: Prices | None = None
+
+    @model_validator(mode="after")
+    def _no_region_is_called_as_the_lane_of_all(self) -> Self:
+        if ALL_REGIONS_LANE in self.regions:
+            raise ValueError(f"no region can be named {ALL_REGIONS_LANE!r}: that names all of them together")
+        return self
 
     @model_validator(mode="after")
     def _models_run_in_known_regions(self) -> Self:

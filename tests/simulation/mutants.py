@@ -1,0 +1,428 @@
+"""``python -m tests.simulation.mutants``: plant realistic mistakes, one at a time, and see each one caught.
+
+A mutant is a small patch to a copy of the source. Most are given to the simulation, which has 200 seeds to catch
+them; a few that only show when statements interleave, or inside one function, are given to the tests made for that.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+REPOSITORY: Final = Path(__file__).parents[2]
+COMMON: Final = "libs/common/src/parallax"
+DISPATCHER: Final = "services/dispatcher/src/dispatcher"
+EXECUTOR: Final = "services/executor/src/executor"
+RESULTS: Final = "services/results/src/results"
+SEEDS: Final = 200
+TIMEOUT_S: Final = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One mistake: replacements in one file, and the tests that must notice (the simulation when none are named)."""
+
+    name: str
+    file: str
+    patch: tuple[tuple[str, str], ...]
+    tests: tuple[str, ...] = ()
+
+
+MUTANTS: Final = (
+    Mutant(
+        "facts acked before they are recorded",
+        f"{RESULTS}/recorder.py",
+        (
+            (
+                "        facts = [each.fact for each in held]\n",
+                "        facts = [each.fact for each in held]\n"
+                "        await _unless_stale(held[-1].delivery.ack(multiple=True))\n",
+            ),
+            (
+                "        await _unless_stale(held[-1].delivery.ack(multiple=True))\n\n    async def _reject",
+                "\n    async def _reject",
+            ),
+        ),
+        ("tests/integration/test_results_recorder.py",),
+    ),
+    Mutant(
+        "batch counter moved by every fact, not by every insert",
+        f"{RESULTS}/ledger.py",
+        (("        WHERE NOT e.observed AND excluded.observed\n            AND (e.lane", "        WHERE (e.lane"),),
+    ),
+    Mutant(
+        "replacement counted on top of what it replaces",
+        f"{RESULTS}/ledger.py",
+        (
+            (
+                "sum((status = 'completed')::int - coalesce(replaced_status = 'completed', false)::int)",
+                "sum((status = 'completed')::int)",
+            ),
+            (
+                "sum((status = 'cancelled')::int - coalesce(replaced_status = 'cancelled', false)::int)",
+                "sum((status = 'cancelled')::int)",
+            ),
+            (
+                "sum((status = 'timed_out')::int - coalesce(replaced_status = 'timed_out', false)::int)",
+                "sum((status = 'timed_out')::int)",
+            ),
+        ),
+    ),
+    Mutant(
+        "batch rows locked in any order",
+        f"{RESULTS}/batches.py",
+        (
+            (
+                "    ordered = sorted({size.key: size for size in sizes}.values())\n",
+                "    ordered = list({size.key: size for size in sizes}.values())\n",
+            ),
+            ("    ORDER BY b.job_id, b.lane, b.question_index\n", ""),
+        ),
+        ("tests/integration/test_results_ledger.py",),
+    ),
+    Mutant(
+        "batch rows not locked at all",
+        f"{RESULTS}/batches.py",
+        (("    FOR UPDATE OF b\n", ""),),
+        ("tests/integration/test_results_ledger.py", "tests/integration/test_results_closings.py"),
+    ),
+    Mutant(
+        "completion signalled only when something was new",
+        f"{RESULTS}/ledger.py",
+        (
+            (
+                "        locked |= {batch.key: batch for batch in map(batches.of_row, moved)}\n",
+                "        locked = {batch.key: batch for batch in map(batches.of_row, moved)}\n",
+            ),
+        ),
+        ("tests/integration/test_results_ledger.py",),
+    ),
+    Mutant(
+        "batch called full one execution early",
+        f"{RESULTS}/batches.py",
+        (("return self.counts.total >= self.expected", "return self.counts.total >= self.expected - 1"),),
+    ),
+    Mutant(
+        "paid answers lost to synthetic facts",
+        f"{RESULTS}/ledger.py",
+        (("        WHERE NOT e.observed AND excluded.observed\n", "        WHERE false\n"),),
+        ("tests/integration/test_results_ledger.py",),
+    ),
+    Mutant(
+        "closing a batch forgets its counter",
+        f"{RESULTS}/closings.py",
+        (
+            (
+                "cancelled = cancelled + CASE WHEN :status = 'cancelled' THEN executions ELSE 0 END",
+                "cancelled = cancelled",
+            ),
+        ),
+    ),
+    Mutant(
+        "recorder dies of a stale delivery",
+        f"{RESULTS}/recorder.py",
+        (
+            (
+                '    except StaleDeliveryError:\n        log.info("delivery_went_stale", queue=FACTS.name)\n',
+                "    except ZeroDivisionError:\n        pass\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "a job moves backwards in what users see",
+        f"{RESULTS}/projection.py",
+        (
+            (
+                "        not_started = excluded.not_started, finished_at = excluded.finished_at\n    WHERE j.outcome IS NULL\n",
+                "        not_started = excluded.not_started, finished_at = NULL\n",
+            ),
+        ),
+        ("tests/integration/test_results_projection.py",),
+    ),
+    Mutant(
+        "fence not waited for",
+        f"{COMMON}/bus/memory.py",
+        (("        await following.fenced.wait()\n", ""),),
+    ),
+    Mutant(
+        "tasks taken before the cancellation stream is read",
+        f"{EXECUTOR}/runner.py",
+        (
+            ("        self._following = await self._bus.follow(CANCELLATIONS, self.cancellations.take)\n", ""),
+            (
+                "prefetch=self._settings.budget, handler=self.deliver\n        )\n",
+                "prefetch=self._settings.budget, handler=self.deliver\n        )\n        self._following = await self._bus.follow(CANCELLATIONS, self.cancellations.take)\n",
+            ),
+        ),
+        ("tests/unit/executor/test_execution_flow.py", "tests/simulation/test_simulation.py"),
+    ),
+    Mutant(
+        "cancel forgets queued work",
+        f"{EXECUTOR}/runner.py",
+        (
+            (
+                "        elif task.batch.job_id in self.cancellations:\n            self._publisher.put(Parcel([delivery]))\n",
+                "",
+            ),
+        ),
+    ),
+    Mutant(
+        "cancel forgets running work",
+        f"{EXECUTOR}/runner.py",
+        (
+            (
+                "            if held.task.batch.job_id == job_id:\n                held.end(JobStopped(reason))\n",
+                "            pass\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "retries fall over to another region",
+        f"{COMMON}/contracts/routing.py",
+        (("key.format(region=message.region)", 'key.format(region="us" if message.sample else message.region)'),),
+        ("tests/unit/contracts", "tests/simulation/test_simulation.py"),
+    ),
+    Mutant(
+        "tasks of another region are run",
+        f"{EXECUTOR}/runner.py",
+        (("        if task.region != self._settings.region:\n", '        if task.region == "mars":\n'),),
+        ("tests/unit/executor/test_execution_flow.py",),
+    ),
+    Mutant(
+        "swap of the ack handle forgotten",
+        f"{EXECUTOR}/runner.py",
+        (("            held.deliveries.append(delivery)\n", "            pass\n"),),
+    ),
+    Mutant(
+        "a redelivered task is run again beside the running one",
+        f"{EXECUTOR}/runner.py",
+        (
+            (
+                "        elif (held := self._held.get(task.execution_id)) is not None:\n            held.deliveries.append(delivery)\n",
+                "",
+            ),
+        ),
+    ),
+    Mutant(
+        "task acked before its fact is published",
+        f"{EXECUTOR}/publishing.py",
+        (
+            (
+                "            await self._publish([message for _, message in made if message is not None])\n            for parcel, message in made:\n                await self._settle(parcel, message)\n",
+                "            for parcel, message in made:\n                await self._settle(parcel, message)\n            await self._publish([message for _, message in made if message is not None])\n",
+            ),
+        ),
+        ("tests/unit/executor/test_execution_flow.py",),
+    ),
+    Mutant(
+        "more calls at once than the budget",
+        f"{EXECUTOR}/runner.py",
+        (
+            ("slots=asyncio.Semaphore(settings.budget)", "slots=asyncio.Semaphore(settings.budget + 2)"),
+            ("prefetch=self._settings.budget, handler", "prefetch=self._settings.budget + 2, handler"),
+        ),
+    ),
+    Mutant(
+        "one attempt more than allowed",
+        f"{EXECUTOR}/retry.py",
+        (("    if burned >= max_attempts:\n", "    if burned > max_attempts:\n"),),
+        ("tests/unit/executor/test_retry.py",),
+    ),
+    Mutant(
+        "the wait for the next attempt may cross the deadline",
+        f"{EXECUTOR}/retry.py",
+        (("    if delay_s >= remaining_s:\n", "    if delay_s < 0:\n"),),
+        ("tests/unit/executor/test_retry.py",),
+    ),
+    Mutant(
+        "published after the commit, and not again",
+        f"{DISPATCHER}/steps.py",
+        (
+            (
+                "        await self._bus.publish(*outgoing)\n        return moved\n",
+                "        import asyncio\n        asyncio.get_running_loop().call_later(0.5, lambda: asyncio.ensure_future(self._bus.publish(*outgoing)))\n        return moved\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "messages acked before they are handled",
+        f"{COMMON}/bus/serve.py",
+        (
+            (
+                "            await self._handler(delivery)\n",
+                "            await delivery.ack()\n            await self._handler(delivery)\n",
+            ),
+            ("                await delivery.ack()\n                return\n\n", "                return\n\n"),
+        ),
+    ),
+    Mutant(
+        "a repeated completion advances the lane again",
+        f"{DISPATCHER}/progress/machine.py",
+        (
+            (
+                "    if batch is None or batch.index != event.index:\n        return job, ()\n",
+                "    if batch is None:\n        return job, ()\n",
+            ),
+        ),
+        ("tests/unit/dispatcher",),
+    ),
+    Mutant(
+        "batch deadline measured from the start of the job",
+        f"{DISPATCHER}/progress/machine.py",
+        (
+            (
+                "deadline = min(now + job.rules.batch_deadline, job.deadline)",
+                "deadline = min((job.started_at or now) + job.rules.batch_deadline, job.deadline)",
+            ),
+        ),
+        ("tests/unit/dispatcher",),
+    ),
+    Mutant(
+        "overdue batches are never closed",
+        f"{DISPATCHER}/progress/machine.py",
+        (
+            (
+                "        if batch.closing is None and now >= batch.deadline:\n",
+                "        if batch.closing is None and now < batch.opened_at:\n",
+            ),
+        ),
+        ("tests/unit/dispatcher",),
+    ),
+    Mutant(
+        "results never asked again about a silent batch",
+        f"{DISPATCHER}/progress/machine.py",
+        (
+            (
+                "        if batch.asked_at > event.asked_before or batch.asked_at >= now:\n            continue\n",
+                "        continue\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "a stopped job is not announced to the executors",
+        f"{DISPATCHER}/steps.py",
+        (
+            (
+                "                return [messages.JobCancelled(job_id=job.job_id, reason=reason, cancelled_at=now)]\n",
+                "                return []\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "counts of completed batches forgotten",
+        f"{DISPATCHER}/progress/machine.py",
+        (("        tally=job.tally + event.tally,\n", "        tally=event.tally,\n"),),
+    ),
+    Mutant(
+        "execution ids drawn at random",
+        f"{COMMON}/contracts/ids.py",
+        (
+            (
+                "    return uuid5(_EXECUTIONS, coordinates)\n",
+                "    import uuid\n    return uuid.uuid4() if coordinates else _EXECUTIONS\n",
+            ),
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a mutant."""
+
+    mutant: Mutant
+    caught: bool
+    by: str
+    seconds: float
+
+
+def try_mutant(mutant: Mutant, workers: int) -> Verdict:
+    """Plant one mistake in a copy of the source and let its tests find it."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="parallax-mutant-") as folder:
+        copy = plant(mutant, Path(folder))
+        environment = {**os.environ, "PYTHONPATH": path_of(copy), "PYTHONHASHSEED": "0"}
+        caught, by = run_tests(mutant, copy, environment) if mutant.tests else simulate(copy, environment, workers)
+    return Verdict(mutant, caught, by, time.monotonic() - began)
+
+
+def plant(mutant: Mutant, folder: Path) -> Path:
+    """Copy what the tests need, and make the mistake."""
+    for part in ("libs", "services", "tests", "deploy", "modal_deployment", "pyproject.toml"):
+        source = REPOSITORY / part
+        if source.is_dir():
+            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        elif source.exists():
+            shutil.copy(source, folder / part)
+    target = folder / mutant.file
+    code = target.read_text(encoding="utf-8")
+    for old, new in mutant.patch:
+        if old not in code:
+            raise SystemExit(f"mutant {mutant.name!r}: {mutant.file} no longer holds {old!r}")
+        code = code.replace(old, new, 1) if old != new else code
+    target.write_text(code, encoding="utf-8")
+    return folder
+
+
+def path_of(copy: Path) -> str:
+    """The import path on which the copy comes before the installed packages."""
+    members = [copy / "libs/common/src", *sorted((copy / "services").glob("*/src"))]
+    return os.pathsep.join(map(str, [*members, copy]))
+
+
+def simulate(copy: Path, environment: Mapping[str, str], workers: int) -> tuple[bool, str]:
+    """Run seeds until one shows a violation."""
+    command = [sys.executable, "-m", "tests.simulation", "--seeds", str(SEEDS), "--workers", str(workers), "--json"]
+    try:
+        done = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        return True, "the simulation hangs"
+    if done.returncode == 0:
+        return False, f"survives {SEEDS} seeds"
+    try:
+        violations = json.loads(done.stdout.splitlines()[-1])["violations"]
+    except (IndexError, ValueError, KeyError):
+        return True, f"the simulation breaks: {done.stderr.strip().splitlines()[-1][:160] if done.stderr else ''}"
+    seed, violation = next(iter(violations.items()))
+    return True, f"seed {seed}: {violation}"
+
+
+def run_tests(mutant: Mutant, copy: Path, environment: Mapping[str, str]) -> tuple[bool, str]:
+    """Run the tests that are made for this kind of mistake."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", *mutant.tests]
+    done = subprocess.run(
+        command, cwd=copy, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT_S
+    )
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return done.returncode == 1, failed[0].split(" - ")[0] if failed else done.stdout.strip().splitlines()[-1]
+
+
+def main() -> int:
+    """Try every mutant and print the table; fail when one survives."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutants", description=__doc__)
+    parser.add_argument("--only", help="mutants whose name contains this")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if options.only is None or options.only in mutant.name]
+    survivors = 0
+    for mutant in chosen:
+        verdict = try_mutant(mutant, options.workers)
+        survivors += not verdict.caught
+        mark = "caught  " if verdict.caught else "SURVIVES"
+        print(f"{mark} {verdict.seconds:6.1f} s  {mutant.name}\n                    {verdict.by[:200]}", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutants caught")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
