@@ -60,13 +60,15 @@ JSON = {"Content-Type": "application/json"}
         ("GET", "/v1/jobs?metadata=novalue", {}, 422),
         ("GET", "/v1/jobs?created_after=yesterday", {}, 422),
         ("GET", "/v1/jobs?created_after=2026-01-01T00:00:00", {}, 422),
+        ("GET", "/v1/jobs?created_after=1700000000", {}, 422),
+        ("GET", "/v1/jobs/job-1/export?format=parquet", {}, 404),
         ("GET", "/v1/jobs?created_after=0001-01-01T00:00:00%2B23:00", {}, 422),
         ("GET", "/v1/jobs?cursor=bm9uc2Vuc2U", {}, 422),
         ("GET", "/v1/jobs?cursor=" + "x" * 3000, {}, 422),
         ("GET", "/v1/jobs/UPPER", {}, 422),
         ("GET", "/v1/jobs/job-1/executions/7", {}, 422),
         ("GET", "/v1/jobs/job-1/executions?" + "model=m&" * 21, {}, 422),
-        ("GET", "/v1/jobs?" + "x" * 9000, {}, 414),
+        ("GET", "/v1/jobs?" + "x" * 33_000, {}, 414),
     ],
 )
 async def test_each_mistake_has_its_problem(

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import httpx
@@ -147,6 +148,8 @@ async def test_streams_and_files_refuse_what_they_cannot_be(stage: Stage) -> Non
     assert (await stage.http.get("/v1/jobs/job-1/events", headers={"Last-Event-ID": "x"})).status_code == 422
     assert (await stage.http.get("/v1/jobs/nobody/events")).status_code == 404
     assert (await stage.http.get("/v1/jobs/job-1/export?format=xlsx")).status_code == 422
+    parquet = await stage.http.get("/v1/jobs/job-1/export?format=parquet")
+    assert parquet.status_code == (200 if find_spec("pyarrow") else 406)
 
 
 HOSTILE = '=HYPERLINK("http://evil")\n"quoted", <b>bold</b> \x1b[31m \u202e \U0001f600'

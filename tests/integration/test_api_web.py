@@ -125,3 +125,13 @@ async def test_the_files_of_the_page_are_served(stage: Stage) -> None:
         assert response.status_code == 200
         assert response.headers["content-type"].startswith(kind)
     assert (await stage.http.get("/static/../pages.py")).status_code == 404
+
+
+async def test_a_job_that_is_half_way_shows_what_there_is(stage: Stage) -> None:
+    spec = await stage.accept("job-1")
+    batch = await stage.open("job-1", spec, 0)
+    await stage.store([facts.observed(batch, batch.cells[0])])
+    job = await seen(stage, "/jobs/job-1")
+    assert job.text.count("an answer") == 1
+    assert ("src", "/static/follow.js") in job.attributes
+    assert (await seen(stage, "/jobs/job-1/compare/0")).text.count("no answer yet") == 5

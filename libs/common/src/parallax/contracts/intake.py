@@ -8,6 +8,8 @@ are wrong.
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from itertools import chain, islice
 from string import Formatter
 from typing import Any, Final, NamedTuple
 
@@ -43,20 +45,19 @@ def check_job(document: object, offer: Offer) -> tuple[JobSpec | None, tuple[Pro
     Returns:
         The job and no problems, or ``None`` and at least one problem.
     """
-    problems: list[Problem] = []
+    found: Iterator[Problem] = iter(())
     spec: JobSpec | None = None
     try:
         spec = JobSpec.model_validate_json(
             json.dumps(document, ensure_ascii=False, allow_nan=False).encode(errors="replace")
         )
     except (ValidationError, TypeError, ValueError) as error:
-        problems.extend(_field_problems(error))
-    problems.extend(_text_problems(document))
+        found = _field_problems(error)
+    found = chain(found, _text_problems(document))
     if isinstance(document, Mapping):
-        problems.extend(_document_problems(document, offer))
-    if problems:
-        return None, tuple(problems[:MAX_PROBLEMS])
-    return spec, ()
+        found = chain(found, _document_problems(document, offer))
+    problems = tuple(islice(found, MAX_PROBLEMS))
+    return (None, problems) if problems else (spec, ())
 
 
 def pointer(location: Sequence[str | int]) -> str:
@@ -68,7 +69,7 @@ def _field_problems(error: Exception) -> Iterator[Problem]:
     if not isinstance(error, ValidationError):
         yield Problem(pointer="", message=f"is not a JSON document: {error}"[:2000])
         return
-    found = error.errors(include_url=False)
+    found = error.errors(include_url=False, include_input=False)
     inside = {details["loc"][:depth] for details in found for depth in range(len(details["loc"]))}
     for details in found:
         if details["type"] == "too_short" and details["loc"] in inside:
@@ -100,12 +101,17 @@ def _allowed(details: ErrorDetails) -> str | None:
 
 def _fields_at(location: Sequence[str | int]) -> list[str]:
     """The keys that the job's model knows at a place, as its JSON schema says."""
-    schema = JobSpec.model_json_schema()
+    schema = _job_schema()
     node: Any = schema
     for step in location:
         node = _resolve(node, schema)
         node = node.get("items", {}) if isinstance(step, int) else node.get("properties", {}).get(step, {})
     return list(_resolve(node, schema).get("properties", {}))
+
+
+@cache
+def _job_schema() -> dict[str, Any]:
+    return JobSpec.model_json_schema()
 
 
 def _resolve(node: Any, schema: Any) -> Any:

@@ -17,13 +17,13 @@ _DESCRIPTIONS: Final = {
     401: "A key is needed, or this one opens nothing.",
     403: "The key's scope does not cover this, or another site's page sent it.",
     404: "There is no such job or execution.",
-    406: "None of the accepted media types can be produced.",
+    406: "None of the accepted media types can be produced, or this installation cannot write that format.",
     409: "The job's state or content forbids this.",
     413: "The body is too large.",
+    414: "The path and query are too long.",
     415: "The body is not sent as JSON.",
     422: "A parameter or a part of the body is wrong; every place is listed.",
     500: "Something went wrong in the service; its log has more under the request id.",
-    501: "This installation cannot write that format.",
     503: "The database or the broker is away: repeat the request after `Retry-After` seconds.",
 }
 
@@ -123,6 +123,9 @@ def describe(app: FastAPI) -> None:
 
 def _document(app: FastAPI) -> dict[str, Any]:
     made = get_openapi(title=app.title, version=app.version, description=DESCRIPTION.strip(), routes=app.routes)
+    for operations in made["paths"].values():
+        for operation in operations.values():
+            operation["responses"] |= {str(status): part for status, part in problems(414).items()}
     answers = made["components"]["schemas"]
     made["components"]["schemas"] = dict(sorted((answers | _requests(answers)).items()))
     return made

@@ -17,7 +17,7 @@ from parallax.telemetry import get_logger
 from results.api.problems import Kind, request_id, respond
 from results.api.settings import ApiSettings
 
-MAX_URL_CHARS: Final = 8_192
+MAX_URL_CHARS: Final = 32_768
 """Path and query together: every filter at its longest fits."""
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
 """A client's own request id is kept when it is safe in headers and logs."""

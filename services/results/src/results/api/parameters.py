@@ -1,11 +1,12 @@
 """The parameters that several resources share, with their limits."""
 
 import json
+import re
 from datetime import datetime
 from typing import Annotated, Final
 
 from fastapi import Path, Query
-from pydantic import AfterValidator, AwareDatetime, Field, JsonValue
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, JsonValue
 
 from parallax.contracts.messages import ExecutionStatus
 from parallax.contracts.model import JobId, Name, RegionName
@@ -18,6 +19,8 @@ from results.api.queries.jobs import JobFilter
 MAX_FILTER_VALUES: Final = 20
 """Values of one filter: more are a list nobody typed."""
 MAX_METADATA_CHARS: Final = 400
+_DATE_FIRST: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]", re.ASCII)
+"""What moments begin with; a bare number would be read as seconds since 1970."""
 EARLIEST: Final = datetime.fromisoformat("0001-01-02T00:00:00+00:00")
 LATEST: Final = datetime.fromisoformat("9999-12-30T00:00:00+00:00")
 
@@ -28,7 +31,13 @@ def _storable_moment(moment: datetime) -> datetime:
     return moment
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_storable_moment)]
+def _written_out(text: object) -> object:
+    if isinstance(text, str) and not _DATE_FIRST.match(text):
+        raise ValueError("is not an RFC 3339 moment, for example 2026-11-23T12:00:00Z")
+    return text
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_storable_moment)]
 
 JobPath = Annotated[JobId, Path(description="Id of a job.", examples=["bias-detection-3f2a9c"])]
 Cursor = Annotated[

@@ -50,7 +50,7 @@ class Kind(Enum):
     UNSUPPORTED_MEDIA_TYPE = (415, "The body has a media type that is not read here")
     TOO_MANY_STREAMS = (503, "Too many event streams are open")
     UNAVAILABLE = (503, "A server this service needs is away")
-    FORMAT_UNAVAILABLE = (501, "This installation cannot write that format")
+    FORMAT_UNAVAILABLE = (406, "This installation cannot write that format")
     INTERNAL = (500, "Something went wrong in the service")
     OTHER = (400, "The request cannot be answered")
 

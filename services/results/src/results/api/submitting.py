@@ -1,5 +1,6 @@
 """Takes jobs in: checked like every job, visible at once, on their way to the dispatcher, or nothing at all."""
 
+import asyncio
 import hashlib
 import json
 import re
@@ -31,13 +32,13 @@ class Accepted(NamedTuple):
     batches: int
 
 
-def checked(api: Api, document: object) -> JobSpec:
-    """The job in a document.
+async def checked(api: Api, document: object) -> JobSpec:
+    """The job in a document. Checked in a thread: the largest takes a second, and others are not to wait for it.
 
     Raises:
         ApiError: It breaks rules; every one is listed.
     """
-    job, found = check_job(document, offer_of(api.catalog))
+    job, found = await asyncio.to_thread(check_job, document, offer_of(api.catalog))
     if job is None:
         raise invalid_job(found)
     return job

@@ -46,7 +46,7 @@ async def submit_job(
 
     The same body with the same key gives the same answer however often it is sent; another body is a conflict.
     """
-    job = checked(api, await bodies.document(request))
+    job = await checked(api, await bodies.document(request))
     accepted = await submit(api, job, job_id_for(job, idempotency_key, principal))
     response.headers["Location"] = f"/v1/jobs/{accepted.job_id}"
     return Submitted(
@@ -93,7 +93,7 @@ async def retry_job(  # noqa: PLR0917 - FastAPI passes them by name
     timed out. A `job_id` in the body or an `Idempotency-Key` makes the request safe to repeat.
     """
     wanted = await bodies.optional(request, RetryRequest)
-    job = checked(api, await derived(api, job_id, wanted))
+    job = await checked(api, await derived(api, job_id, wanted))
     accepted = await submit(api, job, wanted.job_id or job_id_for(job, idempotency_key, principal))
     response.headers["Location"] = f"/v1/jobs/{accepted.job_id}"
     return Retried(

@@ -58,7 +58,7 @@ async def get_execution(api: ApiParts, job_id: JobPath, execution_id: UUID) -> E
     "/export",
     summary="Every execution of a job as a file",
     response_class=StreamingResponse,
-    responses={200: EXPORTED, **problems(406, 501)},
+    responses={200: EXPORTED, **problems(406)},
 )
 async def get_export(
     api: ApiParts,
