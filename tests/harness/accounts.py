@@ -83,7 +83,9 @@ def draw_job(random: Random, name: str, *, questions: int = 3) -> JobSpec:
 async def settle(installation: Installation, accounts: Accounts) -> Balance:
     """Compare the ledger and what users see with what was asked for, once every job has ended."""
     planned = accounts.executions()
-    facts = await installation.rows("SELECT * FROM results.executions ORDER BY recorded_at")
+    facts = await installation.rows(
+        "SELECT * FROM results.executions WHERE job_id = ANY(:jobs) ORDER BY recorded_at", jobs=list(accounts.jobs)
+    )
     seen = {row["job_id"]: row for row in await installation.rows("SELECT * FROM results.jobs")}
     states = {row["id"]: row["phase"] for row in await installation.rows("SELECT id, phase FROM dispatcher.jobs")}
     calls = [call for call in installation.calls() if call.execution_id in planned]

@@ -87,8 +87,17 @@ class Installation:
     """The services, and ways to hurt them."""
 
     def __init__(
-        self, *, node: Node, postgres: Postgres, broker_proxy: Proxy, bus: AmqpBus, children: Children, folder: Path
+        self,
+        *,
+        node: Node,
+        postgres: Postgres,
+        broker_proxy: Proxy,
+        bus: AmqpBus,
+        children: Children,
+        folder: Path,
+        namespace: str,
     ) -> None:
+        self.namespace = namespace
         self.node = node
         self.postgres = postgres
         self.proxy = broker_proxy
@@ -118,6 +127,13 @@ class Installation:
             port,
         )
         self._start(name)
+
+    def add_twin(self, name: str) -> str:
+        """Start one more replica of the same kind, and give its name."""
+        command, environment, _ = self._commands[name]
+        twin = f"{name}-twin"
+        self.add(twin, command[-1], environment)
+        return twin
 
     def log(self, name: str) -> Path:
         """Where a replica writes its log."""
@@ -257,7 +273,13 @@ async def installation(
         children = Children()
         stack.callback(children.close)
         made = Installation(
-            node=node, postgres=postgres, broker_proxy=broker_proxy, bus=bus, children=children, folder=folder
+            node=node,
+            postgres=postgres,
+            broker_proxy=broker_proxy,
+            bus=bus,
+            children=children,
+            folder=folder,
+            namespace=namespace,
         )
         stack.push_async_callback(made.close)
         endpoints = await _mocks(stack, made)

@@ -50,13 +50,14 @@ class Installation:
     environment: dict[str, str]
     executors: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
 
-    async def start_executor(self, region: str, **environment: str) -> None:
-        """Start the executor of a region, as its operator would."""
+    async def start_executor(self, region: str) -> None:
+        """Start the executor of a region, as its operator would; the one in apac asks for plain data, not pickles."""
+        chosen = {"MODAL_PAYLOAD_FORMAT": "cbor"} if region == "apac" else {}
         self.executors[region] = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "executor",
-            env={**self.environment, "PARALLAX_REGION": region, **environment},
+            env={**self.environment, "PARALLAX_REGION": region, **chosen},
         )
 
     async def kill_executor(self, region: str) -> None:
