@@ -27,6 +27,10 @@ class Ended:
     out: str
     err: str
 
+    def document(self) -> Any:
+        """Standard output as one JSON document."""
+        return json.loads(self.out)
+
     def documents(self) -> list[dict[str, Any]]:
         """Standard output as JSON lines."""
         return [json.loads(line) for line in self.out.splitlines()]

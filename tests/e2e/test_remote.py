@@ -80,7 +80,7 @@ async def test_a_running_installation_is_used_over_http(tmp_path: Path) -> None:
     async with an_installation(tmp_path) as (wire, holder):
         remote = Parallax(tmp_path / "no-home", {"PARALLAX_API": wire.url})
         valid = await remote("validate", str(job), "--json")
-        assert (valid.code, valid.documents()[0]["executions"]) == (0, 24), valid.err
+        assert (valid.code, valid.document()["executions"]) == (0, 24), valid.err
 
         watching = await remote.start("submit", str(job), "--watch", "--job-id", "sent")
         assert watching.stdout is not None
@@ -95,9 +95,9 @@ async def test_a_running_installation_is_used_over_http(tmp_path: Path) -> None:
         assert [lines.count(f"batch {n} [all] done: 6 completed") for n in (1, 2, 3, 4)] == [1, 1, 1, 1]
         assert "24 completed, 0 failed" in lines
 
-        matrix = (await remote("matrix", "sent", "--json")).documents()[0]
+        matrix = (await remote("matrix", "sent", "--json")).document()
         assert [row["question_id"] for row in matrix["rows"]] == ["q0", "q1", "q2", "q3"]
-        regions = (await remote("regions", "--json")).documents()[0]["regions"]
+        regions = (await remote("regions", "--json")).document()["regions"]
         assert {(r["id"], len(r["executors"]), r["budget"]) for r in regions} == {
             (n, 1, 8) for n in ("us", "eu", "apac")
         }
@@ -105,7 +105,7 @@ async def test_a_running_installation_is_used_over_http(tmp_path: Path) -> None:
         assert len(list(csv.DictReader(io.StringIO(exported.out)))) == 4
 
         again = await remote("submit", str(job), "--job-id", "sent", "--json")
-        assert (again.code, again.documents()[0]["status"]) == (0, "completed")
+        assert (again.code, again.document()["status"]) == (0, "completed")
         other = await remote("submit", str(write_job(tmp_path / "other.json", 2)), "--job-id", "sent")
         assert other.code == 2
         assert "belongs to a job with other content" in other.err

@@ -117,7 +117,7 @@ class TestBarrierPerRegion:
         job = write_job(stage.folder / "job.json", 3, barrier="region")
         ended = await stage.parallax("run", str(job), "--job-id", "lanes", "--json")
         assert ended.code == 0, ended.err
-        assert ended.documents()[0]["status"] == "completed"
+        assert ended.document()["status"] == "completed"
         facts = await stage.parallax.facts("lanes")
         assert len(facts) == 18
         lanes = {region: [fact for fact in facts if fact["region"] == region] for region in ("us", "eu", "apac")}
@@ -138,7 +138,7 @@ async def test_a_killed_run_is_finished_by_the_next_process(stage: Stage, way: s
     assert stage.parallax.database_pid() is not None, "the database outlives the process"
 
     listed = await stage.parallax("jobs", "--json")
-    assert [(item["id"], item["status"]) for item in listed.documents()[0]["items"]] == [("phoenix", "running")]
+    assert [(item["id"], item["status"]) for item in listed.document()["items"]] == [("phoenix", "running")]
 
     again = ("resume", "phoenix") if way == "resume" else ("run", str(job), "--job-id", "phoenix")
     ended = await stage.parallax(*again)
@@ -190,7 +190,7 @@ class TestInterrupted:
         assert waiting.result().code == 130
         database.wait(PATIENCE_S)  # told to stop by the process that left
         listed = await stage.parallax("jobs", "--json")
-        assert [item["status"] for item in listed.documents()[0]["items"]] == ["running"]
+        assert [item["status"] for item in listed.document()["items"]] == ["running"]
 
     async def test_sigterm_leaves_the_job_to_be_resumed(self, stage: Stage) -> None:
         job = write_job(stage.folder / "job.json", 2)
@@ -201,7 +201,7 @@ class TestInterrupted:
         assert ended.code == 130, ended.out + ended.err
         assert stage.parallax.database_pid() is None
         listed = await stage.parallax("jobs", "--status", "running", "--json")
-        assert [item["id"] for item in listed.documents()[0]["items"]] == ["paused"]
+        assert [item["id"] for item in listed.document()["items"]] == ["paused"]
 
     async def test_another_terminal_sees_and_cancels_the_job(self, stage: Stage) -> None:
         job = write_job(stage.folder / "job.json", 3)
@@ -209,7 +209,7 @@ class TestInterrupted:
         await stage.seen(lambda mock: len(mock.calls) == 12)
         shown = await stage.parallax("show", "watched", "--json")
         assert shown.code == 0, shown.err
-        assert shown.documents()[0]["counts"]["completed"] == 6
+        assert shown.document()["counts"]["completed"] == 6
         second = await stage.parallax("run", str(job))
         assert second.code == 4
         assert f"in use by process {process.pid}" in second.err
@@ -227,8 +227,8 @@ class TestInterrupted:
         await process.communicate()
         cancelled = await stage.parallax("cancel", "orphan", "--json")
         assert cancelled.code == 0, cancelled.err
-        assert cancelled.documents()[0]["status"] == "cancelled"
-        assert cancelled.documents()[0]["counts"] == {"completed": 6, "failed": 0, "timed_out": 0, "cancelled": 6}
+        assert cancelled.document()["status"] == "cancelled"
+        assert cancelled.document()["counts"] == {"completed": 6, "failed": 0, "timed_out": 0, "cancelled": 6}
         assert len(stage.mock.calls) == 12, "nothing was called to cancel it"
 
 
@@ -266,7 +266,7 @@ async def test_a_wrong_job_starts_nothing(tmp_path: Path) -> None:
         assert not parallax.home.exists()
         as_json = await parallax("validate", str(job), "--json")
         assert as_json.code == 2
-        assert {p["pointer"] for p in as_json.documents()[0]["error"]["problems"]} >= {"/regions/1", "/samples"}
+        assert {p["pointer"] for p in as_json.document()["error"]["problems"]} >= {"/regions/1", "/samples"}
 
 
 @pytest.mark.slow
@@ -279,7 +279,7 @@ async def test_the_demo_asks_a_real_model_and_can_be_repeated() -> None:
             assert process.returncode == 0, err.decode()
             assert b"48 completed, 0 failed" in out
             assert b"simulated" in out
-        listed = (await parallax("jobs", "--json")).documents()[0]["items"]
+        listed = (await parallax("jobs", "--json")).document()["items"]
         assert [(job["status"], job["counts"]["completed"]) for job in listed] == [("completed", 48)] * 2
         facts = await parallax.facts(listed[0]["id"])
         assert all(fact["output"]["text"].strip() for fact in facts)
