@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from grpclib import Status
+from modal_proto import api_pb2
 
 from parallax.contracts.messages import CancelJob
 from tests.harness.modal_installation import REGIONS, Installation, modal_installation
@@ -33,6 +34,7 @@ async def test_a_job_is_answered_in_its_regions_and_every_fact_names_its_call(in
     for fact in facts:
         call = calls[fact["provider_id"]]
         assert call.deployed.app == f"parallax-{fact['region']}"
+        assert (call.data_format == api_pb2.DATA_FORMAT_CBOR) is (fact["region"] == "apac")
         assert fact["receipt"]["provider"] == "modal"
         assert fact["receipt"]["region_claimed"] == fact["region"]
         assert fact["receipt"]["region_observed"] == REGIONS[fact["region"]]
