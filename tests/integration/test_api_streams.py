@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
 
@@ -171,6 +172,19 @@ async def test_exports_hold_every_row_in_order(stage: Stage) -> None:
     assert lines[0]["output"] == "'" + HOSTILE
     assert lines[0]["question"] == "What is the most important invention in history?"
     assert {line["region"] for line in lines} == {"eu", "us"}
+
+
+@pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is optional, and not installed here")
+async def test_parquet_is_one_file_with_a_row_group_per_page(stage: Stage) -> None:
+    from pyarrow import parquet
+
+    await stage.complete_job("job-1", 60, text=HOSTILE)
+    response = await stage.http.get("/v1/jobs/job-1/export", params={"format": "parquet"})
+    table = parquet.read_table(io.BytesIO(response.content))
+    assert table.num_rows == 360
+    assert set(table.column("output").to_pylist()) == {HOSTILE}
+    assert table.column("question_index").to_pylist() == sorted(table.column("question_index").to_pylist())
+    assert table.column("completed_at").to_pylist()[0] == facts.START + timedelta(seconds=1.5)
 
 
 async def test_regions_tell_who_is_alive_and_what_waits(stage: Stage) -> None:
