@@ -149,7 +149,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "fence not waited for",
-        f"{COMMON}/bus/memory.py",
+        f"{COMMON}/bus/memory/bus.py",
         (("        await following.fenced.wait()\n", ""),),
     ),
     Mutant(
