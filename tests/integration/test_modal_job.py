@@ -2,26 +2,45 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from pathlib import Path
+from uuid import uuid4
 
 import pytest
+import pytest_asyncio
 from grpclib import Status
 from modal_proto import api_pb2
 
 from parallax.contracts.messages import CancelJob
+from tests.harness import postgres, rabbitmq
 from tests.harness.modal_installation import REGIONS, Installation, modal_installation
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(
+    tmp_path_factory: pytest.TempPathFactory, amqp_url: str, postgres_url: str
+) -> AsyncIterator[Installation]:
+    """One installation for all tests here: starting its processes takes longer than running a job."""
+    namespace, database = f"test-{uuid4().hex[:12]}", f"test_{uuid4().hex}"
+    database_url = await postgres.create_database(postgres_url, database)
+    folder = tmp_path_factory.mktemp("modal")
+    async with modal_installation(
+        folder, amqp_url=amqp_url, namespace=namespace, database_url=database_url
+    ) as installation:
+        for region in REGIONS:
+            await installation.start_executor(region)
+        yield installation
+    await rabbitmq.delete_namespace(amqp_url, namespace)
+    await postgres.drop_database(postgres_url, database)
 
 
 @pytest.fixture
-async def installation(tmp_path: Path, amqp_url: str, namespace: str, database_url: str) -> AsyncIterator[Installation]:
-    async with modal_installation(
-        tmp_path, amqp_url=amqp_url, namespace=namespace, database_url=database_url
-    ) as running:
-        for region in REGIONS:
-            await running.start_executor(region)
-        yield running
+def installation(running: Installation) -> Installation:
+    """The installation, with nothing left of the test before."""
+    assert not running.plane.running
+    running.plane.calls.clear()
+    running.engine.aborted.clear()
+    return running
 
 
 async def test_a_job_is_answered_in_its_regions_and_every_fact_names_its_call(installation: Installation) -> None:
