@@ -292,6 +292,16 @@ async def test_leaving_aborts_what_outlasts_the_grace_and_hands_it_back(stage: E
         assert [attempt.outcome for attempt in back.prior_attempts] == [AttemptOutcome.CANCELLED]
 
 
+async def test_a_leaving_executor_starts_no_further_attempt(stage: ExecutorStage) -> None:
+    endpoint = FakeEndpoint((Step(status=500, delay_s=0.3),))
+    async with stage.executor(endpoint):
+        await stage.submit(task())
+        await endpoint.until_calls(1)
+    [body] = await _queued(stage, 1)
+    assert len(endpoint.calls) == 1
+    assert [attempt.http_status for attempt in ExecutionTask.model_validate_json(body).prior_attempts] == [500]
+
+
 async def test_a_handed_back_task_goes_on_where_it_was(stage: ExecutorStage) -> None:
     """Aborted calls use up no attempt; failed ones do, whoever made them."""
     failing = FakeEndpoint((Step(status=500), FOREVER))
