@@ -3,7 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -19,6 +19,9 @@ from parallax_cli.exits import guarded
 from parallax_cli.jobfile import load_job
 from parallax_cli.options import Api, AsJson, JobFile, Key
 from parallax_cli.text import one_line
+
+ASSUMED_CALL_S: Final = 5.0
+"""For estimates before anything is known: a short answer of a small model, not a promise."""
 
 
 @guarded
@@ -70,10 +73,6 @@ def validate(path: JobFile, *, as_json: AsJson = False, api: Api = None, key: Ke
             f"{estimate['seconds_per_call']} s (prices of {estimate['prices_as_of']})",
             soft_wrap=True,
         )
-
-
-ASSUMED_CALL_S = 5.0
-"""For estimates before anything is known: a short answer of a small model, not a promise."""
 
 
 def _estimate(spec: JobSpec, catalog: Catalog) -> dict[str, str | float] | None:
