@@ -9,9 +9,9 @@ from starlette.requests import ClientDisconnect
 
 from parallax.contracts import intake
 from parallax.contracts.job import MAX_JOB_BYTES
-from results.api.models import Request as RequestModel
 from results.api.negotiation import require_json
 from results.api.problems import ApiError, Kind, Place, clean
+from results.api.requests import Request as RequestModel
 
 SMALL_BODY_BYTES: Final = 64 * 1024
 """Enough for every body but a job's."""

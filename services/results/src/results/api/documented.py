@@ -8,8 +8,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from parallax.contracts.job import JobSpec
-from results.api.models import CancelRequest, RetryRequest
 from results.api.problems import MEDIA_TYPE, ProblemDetails
+from results.api.requests import CancelRequest, RetryRequest
 
 _PROBLEM: Final = {"$ref": "#/components/schemas/ProblemDetails"}
 _DESCRIPTIONS: Final = {

@@ -4,13 +4,11 @@ Durations are in seconds, moments in RFC 3339 with an offset. A field that is no
 Changes within ``/v1`` only add.
 """
 
-from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from parallax.contracts.job import ExecutionRef
 from parallax.contracts.messages import (
@@ -25,7 +23,6 @@ from parallax.contracts.messages import (
     Receipt,
     Usage,
 )
-from parallax.contracts.model import JobId, Name, RegionName
 from parallax.contracts.plan import JobPlan
 
 
@@ -338,120 +335,6 @@ class Progress(Answer):
     status: JobStatus
     executions: int | None
     counts: Counts
-
-
-class ExecutorState(Answer):
-    """A live executor, as its last heartbeat says."""
-
-    id: str
-    budget: int
-    in_flight: int
-    models: tuple[str, ...]
-    endpoint_state: Literal["ready", "throttled", "unavailable"]
-    last_error: str | None
-    started_at: datetime
-    heard_at: datetime
-
-
-class RegionState(Answer):
-    """What a region can do now."""
-
-    id: str
-    name: str
-    simulated: bool
-    """True when the region is only pretended."""
-    executors: tuple[ExecutorState, ...]
-    budget: int
-    in_flight: int
-    queue_depth: int | None
-    """Executions waiting for an executor; ``null`` when the broker cannot be asked."""
-    models: tuple[str, ...]
-    """Catalog names of the models that run here."""
-    last_error: str | None
-
-
-class Regions(Answer):
-    """Every region of the catalog."""
-
-    regions: tuple[RegionState, ...]
-
-
-class CatalogRegion(Answer):
-    """A region jobs may name."""
-
-    id: str
-    name: str
-    simulated: bool
-
-
-class CatalogModel(Answer):
-    """A model jobs may name."""
-
-    id: str
-    upstream: str
-    regions: tuple[str, ...]
-
-
-class CatalogAnswer(Answer):
-    """What jobs may ask for, without addresses of endpoints."""
-
-    regions: tuple[CatalogRegion, ...]
-    models: tuple[CatalogModel, ...]
-    currency: str | None
-    prices_as_of: str | None
-    gpu_second: Mapping[str, float]
-
-
-class Liveness(Answer):
-    """The process answers."""
-
-    status: Literal["alive"] = "alive"
-
-
-class Readiness(Answer):
-    """Whether the service can do its work."""
-
-    ready: bool
-    probes: dict[str, bool]
-
-
-# --- requests ------------------------------------------------------------------------------------------------
-
-
-def _storable(text: str) -> str:
-    if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
-        raise ValueError("holds a NUL character or half of a surrogate pair")
-    return text
-
-
-StorableText = Annotated[str, AfterValidator(_storable), Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
-"""Text a database can keep."""
-
-
-class Request(BaseModel):
-    """The base of every request body."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class CancelRequest(Request):
-    """Why the job is cancelled."""
-
-    reason: Annotated[StorableText, Field(min_length=1, max_length=2_000)] = "cancelled by user"
-
-
-class RetryRequest(Request):
-    """Which executions the derived job repeats."""
-
-    status: Annotated[tuple[ExecutionStatus, ...], Field(min_length=1, max_length=4, strict=False)] = (
-        ExecutionStatus.FAILED,
-        ExecutionStatus.TIMED_OUT,
-    )
-    question: Annotated[tuple[Name, ...], Field(max_length=20)] = ()
-    model: Annotated[tuple[Name, ...], Field(max_length=20)] = ()
-    region: Annotated[tuple[RegionName, ...], Field(max_length=20)] = ()
-    job_id: JobId | None = None
-    """The id of the derived job, so that the request can be repeated safely."""
 
 
 class Retried(Answer):

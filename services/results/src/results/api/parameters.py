@@ -11,10 +11,11 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Json
 from parallax.contracts.messages import ExecutionStatus
 from parallax.contracts.model import JobId, Name, RegionName
 from results.api.cursors import MAX_CURSOR_CHARS
-from results.api.models import JobStatus, StorableText
+from results.api.models import JobStatus
 from results.api.problems import invalid_parameter
 from results.api.queries.executions import ExecutionFilter
 from results.api.queries.jobs import JobFilter
+from results.api.requests import StorableText
 
 MAX_FILTER_VALUES: Final = 20
 """Values of one filter: more are a list nobody typed."""

@@ -8,11 +8,12 @@ from typing import Final
 
 from parallax.contracts.job import MAX_QUESTIONS
 from results.api.access import Api
-from results.api.models import JobStatus, RetryRequest
+from results.api.models import JobStatus
 from results.api.problems import ApiError, Kind, Place, job_not_found
 from results.api.queries import executions, jobs
 from results.api.queries.executions import ExecutionFilter
 from results.api.queries.reading import reading
+from results.api.requests import RetryRequest
 
 MAX_RETRIED: Final = 100_000
 """Executions one retry names; they travel in one message."""

@@ -19,13 +19,14 @@ from parallax.contracts.messages import ExecutionStatus
 from parallax.contracts.model import Name, RegionName
 from parallax.errors import UnavailableError
 from results.api.access import Api, ApiParts, Reader
-from results.api.models import Execution, JobStatus, Matrix, MatrixRow, StorableText
+from results.api.models import Execution, JobStatus, Matrix, MatrixRow
 from results.api.parameters import Cursor, JobPath
 from results.api.problems import RETRY_AFTER_S, ApiError, Kind
 from results.api.queries import executions, summaries
 from results.api.queries.executions import ExecutionFilter, QuestionKey
 from results.api.queries.jobs import JobFilter
 from results.api.queries.reading import reading
+from results.api.requests import StorableText
 from results.api.routes.executions import get_execution
 from results.api.routes.installation import get_regions
 from results.api.routes.jobs import job_view, jobs_page, matrix_page, require_job

@@ -9,11 +9,12 @@ from results.api import bodies
 from results.api.access import ApiParts, requires
 from results.api.documented import JOB_BODY, optional_body, problems
 from results.api.keys import Scope
-from results.api.models import CancelRequest, Job, Retried, RetryRequest, StorableText, Submitted
+from results.api.models import Job, Retried, Submitted
 from results.api.negotiation import produces
 from results.api.parameters import JobPath
 from results.api.queries import jobs
 from results.api.queries.reading import reading
+from results.api.requests import CancelRequest, RetryRequest, StorableText
 from results.api.retrying import derived
 from results.api.routes.jobs import job_view, require_job
 from results.api.submitting import checked, job_id_for, submit

@@ -11,7 +11,7 @@ from parallax.contracts import routing
 from parallax.errors import UnavailableError, UnroutableError
 from results.api.access import Api, ApiParts, Reader
 from results.api.documented import problems
-from results.api.models import (
+from results.api.installation import (
     CatalogAnswer,
     CatalogModel,
     CatalogRegion,
