@@ -20,8 +20,11 @@ import yaml
 from sqlalchemy import text
 
 from parallax.bus.amqp import AmqpBus, connect
+from parallax.contracts.ids import execution_id
 from parallax.contracts.job import JobSpec
 from parallax.contracts.messages import CancelJob, Message, SubmitJob
+from parallax.contracts.plan import JobPlan
+from parallax.contracts.routing import executions
 from parallax.db.engine import create_engine, transaction
 from parallax.errors import UnavailableError
 from parallax_cli.children import Children, free_port
@@ -43,7 +46,9 @@ class ModelCall:
     region: str
     execution_id: UUID
     received_at: float
-    aborted: bool
+    begun: bool
+    """Whether its answer began."""
+    aborted_at: float | None
 
 
 def script() -> Script:
@@ -108,6 +113,7 @@ class Installation:
         self._commands: dict[str, tuple[tuple[str, ...], dict[str, str], int]] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._held: set[str] = set()
+        self._submitted: dict[str, JobSpec] = {}
         self.restarts = 0
         self._engine = create_engine(postgres.url, application_name="harness", pool_size=2)
 
@@ -206,6 +212,7 @@ class Installation:
 
     async def submit(self, job_id: str, spec: JobSpec) -> None:
         """Publish a job, however long the broker is away."""
+        self._submitted[job_id] = spec
         await self._publish(SubmitJob(job_id=job_id, job=spec))
 
     async def cancel(self, job_id: str) -> None:
@@ -246,11 +253,35 @@ class Installation:
     def calls(self) -> list[ModelCall]:
         """Every call that a model server saw."""
         return [
-            ModelCall(region, UUID(call.request_id.split("/")[0]), call.received_at, call.aborted_at is not None)
+            ModelCall(
+                region,
+                UUID(call.request_id.split("/")[0]),
+                call.received_at,
+                call.first_byte_at is not None,
+                call.aborted_at,
+            )
             for region, app in self._mocks.items()
             for call in app.state.mock.calls
             if call.request_id
         ]
+
+    def calls_of(self, job_id: str) -> list[ModelCall]:
+        """The calls for one of the jobs submitted here."""
+        spec = self._submitted[job_id]
+        plan = JobPlan.of(spec)
+        own = {
+            execution_id(job_id, question.id, *cell)
+            for lane in plan.lanes()
+            for question in spec.questions
+            for cell in plan.cells(lane)
+        }
+        return [call for call in self.calls() if call.execution_id in own]
+
+    async def drained(self, region: str) -> None:
+        """Wait until no task waits in a region's queue."""
+        async with asyncio.timeout(PATIENCE_S):
+            while await self._bus.depth(executions(region)):  # noqa: ASYNC110 - the broker sets no event
+                await asyncio.sleep(0.05)
 
     def learn_mock(self, region: str, app: Any) -> None:
         """Remember the model server of a region."""
@@ -259,7 +290,14 @@ class Installation:
 
 @asynccontextmanager
 async def installation(
-    folder: Path, node: Node, *, namespace: str, dispatchers: int = 1, results: int = 1, executors: int = 1
+    folder: Path,
+    node: Node,
+    *,
+    namespace: str,
+    dispatchers: int = 1,
+    results: int = 1,
+    executors: int = 1,
+    concurrency: int = 10,
 ) -> AsyncIterator[Installation]:
     """Every service as a process of its own, ready; the broker is behind a proxy that can be cut."""
     async with AsyncExitStack() as stack:
@@ -284,6 +322,7 @@ async def installation(
         stack.push_async_callback(made.close)
         endpoints = await _mocks(stack, made)
         shared = _environment(folder, amqp_url, postgres.url, namespace, endpoints)
+        shared["PARALLAX_CONCURRENCY"] = str(concurrency)
         for module, count in (("dispatcher", dispatchers), ("results", results)):
             for number in range(count):
                 made.add(f"{module}-{number}", module, shared)

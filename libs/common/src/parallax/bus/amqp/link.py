@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-import aiormq
+import aio_pika
+from aio_pika.abc import AbstractConnection as OpenedConnection
 from aiormq.abc import AbstractChannel, AbstractConnection
 from aiormq.channel import Channel
 from aiormq.exceptions import AMQPError
@@ -66,6 +67,8 @@ class Link:
         self._prepare = prepare
         self._lock = asyncio.Lock()
         self._connection: AbstractConnection | None = None
+        self._opened: OpenedConnection | None = None
+        """aio-pika's side of the connection; it closes the connection when it is forgotten."""
         self._closed = False
         self._failure = ""
         self._failed_until = 0.0
@@ -118,7 +121,9 @@ class Link:
         try:
             with loss_is_unavailable(where):
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    connection = await aiormq.connect(self._url, client_properties={"connection_name": self._name})
+                    self._opened = await aio_pika.connect(self._url, client_properties={"connection_name": self._name})
+                    assert self._opened.transport is not None, "it has just connected"
+                    connection = self._opened.transport.connection
                     await self._prepare(connection)
         except BaseException:
             if connection is not None:
