@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallax.catalog import parse_catalog
+from parallax.pricing import Use
 from results.api import cursors
 from results.api.exports import cell
+from results.api.models import Cost
 from results.api.negotiation import accepts
 from results.api.problems import ApiError, Kind
-from results.api.queries.summaries import Use, estimate
+from results.api.queries.summaries import estimate
 from results.api.streams import event_number
 
 
@@ -77,24 +79,19 @@ def test_no_text_leaves_its_cell(text: str) -> None:
     assert not found.lstrip(" \n").startswith(("=", "+", "-", "@", "\t", "\r"))
 
 
-def test_an_estimate_says_what_it_leaves_out() -> None:
+def test_an_estimate_is_rounded_and_says_what_it_leaves_out() -> None:
     document = {
         "regions": {"eu": {"name": "Europe", "endpoint": "modal://a/B", "price_multiplier": 1.5}},
         "models": {
-            "priced": {"upstream": "x", "regions": ["eu"], "modal": {"gpu": "L4", "max_inputs": 4}},
+            "priced": {"upstream": "x", "regions": ["eu"], "modal": {"gpu": "L4", "max_inputs": 3}},
             "other": {"upstream": "y", "regions": ["eu"]},
         },
         "prices": {"as_of": "2026-11-01", "gpu_second": {"L4": 0.002}},
     }
     catalog = parse_catalog(document, source="test")
-    cost = estimate(catalog, [Use("priced", "eu", 10.0), Use("other", "eu", 5.0)])
-    assert cost is not None
-    assert cost.amount == pytest.approx(10 * 0.002 * 1.5 / 4)
-    assert not cost.complete
+    cost = estimate(catalog, [Use("priced", "eu", 1.0), Use("priced", "eu", 1.0 / 3), Use("other", "eu", 5.0)])
+    assert cost == Cost(amount=0.001333, currency="USD", prices_as_of="2026-11-01", complete=False)
     assert estimate(catalog, [Use("other", "eu", 5.0)]) is None
-    assert estimate(catalog, [Use("gone", "eu", 5.0)]) is None
-    free = parse_catalog({**document, "prices": None}, source="test")
-    assert estimate(free, [Use("priced", "eu", 10.0)]) is None
 
 
 @pytest.mark.parametrize(("header", "number"), [(None, 0), ("", 0), ("7", 7), ("0", 0)])

@@ -6,7 +6,6 @@ scaling down are billed too, so the most it should cost is every container it ne
 Retries are not foreseen in either.
 """
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 from parallax.catalog import Catalog, ModalOptions
 from parallax.contracts.job import JobSpec
+from parallax.contracts.plan import Demand, demands
 
 
 class Use(NamedTuple):
@@ -52,15 +52,6 @@ class _Priced(NamedTuple):
     container_second: float
 
 
-class _Work(NamedTuple):
-    """What a job asks of one (model, region)."""
-
-    model: str
-    region: str
-    batches: int
-    calls: int
-
-
 def cost_of(catalog: Catalog, used: Iterable[Use]) -> Cost | None:
     """What calls that were made cost; ``None`` when nothing of it has a price."""
     return _total(catalog, ((_priced(catalog, use.model, use.region), use.busy_s) for use in used), shared=True)
@@ -72,7 +63,7 @@ def estimate_job(catalog: Catalog, spec: JobSpec, *, call_s: float) -> JobEstima
     The job must be one that the catalog allows. The batches of a (model, region) follow one another; the samples of
     a batch run at once, as far as its containers take them.
     """
-    works = [(work, _priced(catalog, work.model, work.region)) for work in _works(spec)]
+    works = [(work, _priced(catalog, work.model, work.region)) for work in demands(spec)]
     at_least = _total(catalog, ((priced, work.calls * call_s) for work, priced in works), shared=True)
     at_most = _total(
         catalog, ((priced, _container_s(catalog, work, priced, call_s)) for work, priced in works), shared=False
@@ -82,24 +73,7 @@ def estimate_job(catalog: Catalog, spec: JobSpec, *, call_s: float) -> JobEstima
     return JobEstimate(at_least=at_least, at_most=at_most)
 
 
-def _works(spec: JobSpec) -> list[_Work]:
-    """The calls of a job by (model, region), and the batches they come in."""
-    names = {selection.id: selection.catalog_name for selection in spec.models}
-    calls: Counter[tuple[str, str]] = Counter()
-    batches: Counter[tuple[str, str]] = Counter()
-    if spec.only is not None:
-        calls.update((names[ref.model_id], ref.region) for ref in spec.only)
-        asked = {(names[ref.model_id], ref.region, ref.question_id) for ref in spec.only}
-        batches.update((model, region) for model, region, _ in asked)
-    else:
-        for selection in spec.models:
-            for region in selection.regions or spec.regions:
-                calls[(selection.catalog_name, region)] += len(spec.questions) * spec.samples
-                batches[(selection.catalog_name, region)] = len(spec.questions)
-    return [_Work(model, region, batches[(model, region)], count) for (model, region), count in calls.items()]
-
-
-def _container_s(catalog: Catalog, work: _Work, priced: _Priced | None, call_s: float) -> float:
+def _container_s(catalog: Catalog, work: Demand, priced: _Priced | None, call_s: float) -> float:
     """Seconds of containers that a (model, region) is billed for when nobody else uses them."""
     if priced is None:
         return 0.0

@@ -4,6 +4,7 @@ A *lane* is an ordered walk through the questions; a *batch* is one question in 
 (model, region, sample) of a batch.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple, Self
 from uuid import UUID
@@ -22,6 +23,16 @@ class Cell(NamedTuple):
     model_id: str
     region: str
     sample: int
+
+
+class Demand(NamedTuple):
+    """What a job asks of one model of the catalog in one region."""
+
+    model: str
+    """Its name in the catalog, whatever the job calls it."""
+    region: str
+    batches: int
+    calls: int
 
 
 class PlannedModel(Strict):
@@ -111,3 +122,20 @@ def batch_count(spec: JobSpec) -> int:
     if spec.barrier is Barrier.QUESTION:
         return len({ref.question_id for ref in spec.only})
     return len({(ref.question_id, ref.region) for ref in spec.only})
+
+
+def demands(spec: JobSpec) -> list[Demand]:
+    """The executions of a job by (model of the catalog, region), and the batches that they come in."""
+    names = {selection.id: selection.catalog_name for selection in spec.models}
+    calls: Counter[tuple[str, str]] = Counter()
+    batches: Counter[tuple[str, str]] = Counter()
+    if spec.only is not None:
+        calls.update((names[ref.model_id], ref.region) for ref in spec.only)
+        asked = {(names[ref.model_id], ref.region, ref.question_id) for ref in spec.only}
+        batches.update((model, region) for model, region, _ in asked)
+    else:
+        for selection in spec.models:
+            for region in selection.regions or spec.regions:
+                calls[(selection.catalog_name, region)] += len(spec.questions) * spec.samples
+                batches[(selection.catalog_name, region)] = len(spec.questions)
+    return [Demand(model, region, batches[(model, region)], count) for (model, region), count in calls.items()]

@@ -11,6 +11,7 @@ from parallax.catalog import Catalog, offer_of
 from parallax.contracts.job import JobSpec
 from parallax.contracts.plan import JobPlan, batch_count, execution_count
 from parallax.errors import InvalidInputError
+from parallax.pricing import estimate_job
 from parallax_cli import examples
 from parallax_cli.commands.remote import remote_offer
 from parallax_cli.connect import Target
@@ -69,27 +70,20 @@ def validate(path: JobFile, *, as_json: AsJson = False, api: Api = None, key: Ke
     )
     if estimate is not None:
         console.print(
-            f"estimated cost: up to {estimate['at_most']} {estimate['currency']} in GPU time, if every call took "
-            f"{estimate['seconds_per_call']} s (prices of {estimate['prices_as_of']})",
+            f"estimated cost: {estimate['at_least']} to {estimate['at_most']} {estimate['currency']} in GPU time, if "
+            f"every call took {estimate['seconds_per_call']} s (prices of {estimate['prices_as_of']}"
+            + (")" if estimate["complete"] else "; some of its models have none and are left out)"),
             soft_wrap=True,
         )
 
 
-def _estimate(spec: JobSpec, catalog: Catalog) -> dict[str, str | float] | None:
-    """What the job may cost, where the catalog has prices for every model that it uses; ``None`` otherwise."""
-    prices = catalog.prices
-    if prices is None or spec.only is not None:
+def _estimate(spec: JobSpec, catalog: Catalog) -> dict[str, str | float | bool] | None:
+    """What the job should cost; ``None`` where the catalog has no price for any model that it uses."""
+    found = estimate_job(catalog, spec, call_s=ASSUMED_CALL_S)
+    if found is None:
         return None
-    amount = 0.0
-    for chosen in spec.models:
-        model = catalog.models[chosen.catalog_name]
-        price = prices.gpu_second.get(model.modal.gpu) if model.modal else None
-        if price is None or model.modal is None:
-            return None
-        for name in chosen.regions or spec.regions:
-            calls = len(spec.questions) * spec.samples
-            amount += calls * ASSUMED_CALL_S * price * catalog.regions[name].price_multiplier
     return {
-        "at_most": round(amount, 4), "currency": prices.currency, "seconds_per_call": ASSUMED_CALL_S,
-        "prices_as_of": prices.as_of.isoformat(),
+        "at_least": round(found.at_least.amount, 4), "at_most": round(found.at_most.amount, 4),
+        "currency": found.at_most.currency, "seconds_per_call": ASSUMED_CALL_S,
+        "prices_as_of": found.at_most.prices_as_of.isoformat(), "complete": found.at_most.complete,
     }  # fmt: skip

@@ -1,11 +1,12 @@
 """Aggregates over the executions of a job, and what they are estimated to have cost."""
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parallax.catalog import Catalog
+from parallax.pricing import Use, cost_of
 from results.api.models import Cost, Latency, Summary, SummaryRow, Tokens
 from results.api.queries.reading import Row, added, counts, rows
 
@@ -37,35 +38,16 @@ SELECT model, region, count(*) AS executions,
 """
 
 
-class Use(NamedTuple):
-    """How long a model of the catalog was busy in a region."""
-
-    model: str
-    region: str
-    busy_s: float
-
-
 def estimate(catalog: Catalog, used: Iterable[Use]) -> Cost | None:
-    """What the use costs at the catalog's prices; ``None`` when nothing of it has a price.
-
-    A second of a call is priced as one share of a container that serves ``max_inputs`` calls at once.
-    """
-    prices, amount, complete, priced = catalog.prices, 0.0, True, False
-    if prices is None:
-        return None
-    for model_name, region_name, busy_s in used:
-        model, region = catalog.models.get(model_name), catalog.regions.get(region_name)
-        options = model.modal if model is not None else None
-        price = prices.gpu_second.get(options.gpu) if options is not None else None
-        if options is None or region is None or price is None:
-            complete = False
-            continue
-        priced = True
-        amount += busy_s * price * region.price_multiplier / options.max_inputs
-    if not priced:
+    """What the use costs at the catalog's prices, as the API tells it; ``None`` when nothing of it has a price."""
+    cost = cost_of(catalog, used)
+    if cost is None:
         return None
     return Cost(
-        amount=round(amount, 6), currency=prices.currency, prices_as_of=prices.as_of.isoformat(), complete=complete
+        amount=round(cost.amount, 6),
+        currency=cost.currency,
+        prices_as_of=cost.prices_as_of.isoformat(),
+        complete=cost.complete,
     )
 
 
