@@ -28,6 +28,7 @@ from parallax.clock import SystemClock
 from parallax.db.embedded import embedded_postgres
 from parallax.db.engine import create_engine
 from parallax.db.migrations import migrate
+from parallax.errors import UnavailableError
 from parallax_cli.adoption import adopt
 from parallax_cli.home import Home, HomeLock
 from parallax_cli.local_model import LOCAL_ENDPOINT, local_model
@@ -185,12 +186,16 @@ class _Parts:
         The last ones of a killed process still say what it ran; the dispatcher, asking what is missing, would be
         told that it is running.
         """
-        async with ParallaxClient(SOCKET_URL, socket=socket) as client, asyncio.timeout(HEARTBEAT_WAIT_S):
-            while True:
-                found = await client.regions()
-                if all(any(e.started_at >= self._began for e in region.executors) for region in found.regions):
-                    return
-                await asyncio.sleep(0.05)
+        try:
+            async with ParallaxClient(SOCKET_URL, socket=socket) as client, asyncio.timeout(HEARTBEAT_WAIT_S):
+                while not await self._are_known(client):
+                    await asyncio.sleep(0.05)
+        except TimeoutError as error:
+            raise UnavailableError(f"the executors did not start within {HEARTBEAT_WAIT_S:.0f} s") from error
+
+    async def _are_known(self, client: ParallaxClient) -> bool:
+        regions = (await client.regions()).regions
+        return all(any(e.started_at >= self._began for e in region.executors) for region in regions)
 
     async def serve_api(self, lock: HomeLock, engine: Any) -> Path:
         api = create_api(
