@@ -188,7 +188,7 @@ class _Parts:
         """
         try:
             async with ParallaxClient(SOCKET_URL, socket=socket) as client, asyncio.timeout(HEARTBEAT_WAIT_S):
-                while not await self._are_known(client):
+                while not await self._are_known(client):  # noqa: ASYNC110 - the event is in the database
                     await asyncio.sleep(0.05)
         except TimeoutError as error:
             raise UnavailableError(f"the executors did not start within {HEARTBEAT_WAIT_S:.0f} s") from error
