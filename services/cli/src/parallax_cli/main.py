@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from parallax_cli.commands import broker, files, jobs, keys, model, remote, results, run, up
+from parallax_cli.commands import broker, files, jobs, keys, model, remote, results, run, up, warm
 
 app = typer.Typer(
     name="parallax",
@@ -49,6 +49,7 @@ app.command()(jobs.retry)
 app.command()(remote.submit)
 app.command()(remote.watch)
 app.command()(remote.regions)
+app.command()(warm.warm)
 app.command("local-model")(model.local_model)
 app.command("mock-endpoint")(model.mock_endpoint)
 app.add_typer(keys.keys, name="keys")

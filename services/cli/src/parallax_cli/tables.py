@@ -21,6 +21,7 @@ from parallax_cli.view import STATUS_STYLES, duration
 
 if TYPE_CHECKING:
     from parallax.bus.letters import DeadLetter
+    from parallax_cli.warming import Warmed
     from results.api.keys import Key
 
 ANSWER_CHARS = 110
@@ -135,6 +136,15 @@ def regions_table(regions: Regions) -> Table:
             Text(one_line(", ".join(region.models), 60)),
             Text(one_line(region.last_error or "-", 80)),
         )
+    return table
+
+
+def warmth_table(warmed: Iterable["Warmed"]) -> Table:
+    """What came of asking models for one token, one per row."""
+    table = _table("region", "model", "took", "outcome")
+    for one in warmed:
+        outcome = Text("ok", style="green") if one.error is None else Text(one_line(one.error, 200), style="red")
+        table.add_row(Text(one_line(one.region)), Text(one_line(one.model)), duration(one.seconds), outcome)
     return table
 
 
