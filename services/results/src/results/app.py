@@ -13,6 +13,7 @@ from parallax.bus.serve import Serving, serve
 from parallax.clock import Clock
 from parallax.contracts.messages import CloseBatch, ExecutorHeartbeat, InspectBatch
 from parallax.contracts.routing import BATCHES, EVENTS, HEARTBEATS
+from parallax.db.engine import ping
 from parallax.db.migrations import migrate
 from parallax.health import Health
 from results import closings, heartbeats, projection
@@ -20,7 +21,6 @@ from results.projection import JobEvent
 from results.recorder import Recorder
 from results.settings import Settings
 from results.tables import SCHEMA
-from results.writing import ping
 
 PREFETCH: Final = 2
 """Requests about batches handled at once; each takes a connection of the pool for a moment."""

@@ -15,11 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from parallax.bus.port import Bus, Consumption, Delivery
 from parallax.clock import Clock
 from parallax.contracts.routing import FACTS
+from parallax.db.engine import ping
 from parallax.errors import PoisonError, StaleDeliveryError, UnavailableError, UnroutableError
 from parallax.telemetry import get_logger
 from results import ledger
 from results.facts import Fact, read_fact
-from results.writing import ping
 
 FLUSH_FACTS: Final = 300
 """Most facts in one transaction: more gain nothing measurable and hold the locks of their batches longer."""

@@ -30,13 +30,3 @@ async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         if sqlstate.startswith(_HOPELESS_SQLSTATES):
             raise PoisonError(f"the database refuses it: {error.orig}"[:500]) from error
         raise
-
-
-async def ping(engine: AsyncEngine) -> None:
-    """Ask whether the database answers: the pool tests each connection it hands out.
-
-    Raises:
-        UnavailableError: It does not.
-    """
-    async with transaction(engine):
-        pass
