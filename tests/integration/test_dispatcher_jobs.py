@@ -70,6 +70,16 @@ async def test_a_lane_per_region(stage: Stage) -> None:
     assert end.counts == Counts(completed=6)
 
 
+async def test_the_opening_of_a_batch_tells_the_whole_question(stage: Stage) -> None:
+    question = {"id": "q", "text": "Why? 東京", "tags": ["odd"], "metadata": {"weight": 2.5, "deep": [{"a": None}]}}
+    await stage.run_executors()
+    await stage.submit("job", job_document() | {"questions": [question]})
+    await stage.finished("job")
+    (opened,) = stage.heard(BatchOpened, "job")
+    assert opened.question is not None
+    assert opened.question.model_dump(mode="json") == question
+
+
 async def test_a_task_says_all_an_executor_needs(stage: Stage) -> None:
     await stage.run_executors("us")
     await stage.submit(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from parallax.contracts.job import Barrier
+from parallax.contracts.job import Barrier, Question
 from parallax.contracts.messages import (
     BatchOpened,
     Counts,
@@ -250,6 +250,18 @@ async def test_an_opened_batch_has_a_size_and_a_deadline(engine: AsyncEngine) ->
     stored = await row(engine, "SELECT expected, recorded, opened_at, deadline_at FROM results.batches")
     assert stored == {"expected": 3, "recorded": 0, "opened_at": NOW, "deadline_at": OPENED.deadline_at}
     assert await kinds(engine) == ["batch.opened"]
+
+
+async def test_an_opened_batch_keeps_its_question_and_events_do_not_repeat_it(engine: AsyncEngine) -> None:
+    question = Question(id="question-0", text="Why?", tags=("odd",), metadata={"weight": 2})
+    await ledger.record(engine, [read_fact(fact.model_dump_json().encode()) for fact in every(plan(models=1))], NOW)
+    await project(engine, OPENED.model_copy(update={"question": question}), NOW)
+
+    stored = await row(engine, "SELECT question FROM results.batches")
+    assert stored["question"] == question.model_dump(mode="json")
+    (event,) = await rows(engine, "SELECT data FROM results.events WHERE kind = 'batch.opened'")
+    assert event["data"]["question_id"] == "question-0"
+    assert "question" not in event["data"]
 
 
 async def test_the_opening_may_come_after_the_facts(engine: AsyncEngine) -> None:

@@ -150,6 +150,7 @@ SAMPLES: tuple[m.Message, ...] = (
     m.BatchOpened(
         batch=BATCH,
         question_id="greatest-invention",
+        question=JOB.questions[0],
         executions=1,
         opened_at=NOW,
         deadline_at=NOW + timedelta(hours=1),

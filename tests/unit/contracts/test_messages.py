@@ -24,6 +24,11 @@ def test_stored_messages_of_every_version_are_still_understood(path: Path) -> No
     assert decode(path.read_bytes()) == BY_KIND[path.stem]
 
 
+def test_a_batch_opened_before_questions_were_told_is_still_understood() -> None:
+    opened = BY_KIND["batch_opened"].model_copy(update={"question": None})
+    assert decode((GOLDEN / "earlier" / "batch_opened.json").read_bytes()) == opened
+
+
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.kind)
 def test_what_is_written_today_is_the_golden_sample(sample: Message) -> None:
     golden = json.loads((GOLDEN / f"v{sample.version}" / f"{sample.kind}.json").read_text(encoding="utf-8"))

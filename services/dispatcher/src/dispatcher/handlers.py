@@ -166,7 +166,7 @@ class Handlers:
             tasks = make_tasks(
                 job.template,
                 planned.plan,
-                planned.question,
+                planned.question.text,
                 published_at=self._clock.now(),
                 deadline_at=batch.deadline,
                 cells=cells,

@@ -119,6 +119,7 @@ async def _open(work: Work, job: StoredJob, effect: OpenBatch) -> list[Message]:
     opened = messages.BatchOpened(
         batch=batch.plan.ref,
         question_id=batch.plan.question_id,
+        question=batch.question,
         executions=len(batch.plan.cells),
         opened_at=effect.opened_at,
         deadline_at=effect.deadline,
@@ -138,7 +139,7 @@ async def _open(work: Work, job: StoredJob, effect: OpenBatch) -> list[Message]:
     made = make_tasks(
         job.template,
         batch.plan,
-        batch.question,
+        batch.question.text,
         published_at=effect.opened_at,
         deadline_at=effect.deadline,
     )

@@ -64,7 +64,7 @@ _NEWEST_FINISHED = text("""
 """)
 _SUBMITTED = text("SELECT content_sha256, CAST(accepted AS text) FROM dispatcher.jobs WHERE id = :id")
 _TWO_QUESTIONS = text("""
-    SELECT question_index, id, text FROM dispatcher.questions
+    SELECT question_index, id, text, CAST(tags AS text), CAST(metadata AS text) FROM dispatcher.questions
     WHERE job_id = :job_id AND question_index BETWEEN :index AND :index + 1
 """)
 _CHOSEN = text("""
@@ -95,10 +95,10 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class PlannedBatch:
-    """A batch and the text of its question."""
+    """A batch and its question."""
 
     plan: BatchPlan
-    question: str
+    question: Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Work:
         self._connection = connection
         self.on_commit: list[Callable[[], None]] = []
         """Called once the transaction is committed, for logs and metrics."""
-        self._questions: dict[tuple[str, int], Any] = {}
+        self._questions: dict[tuple[str, int], Question] = {}
 
     async def lock_id(self, job_id: str) -> None:
         """Wait for other transactions about a job that may not exist yet."""
@@ -239,7 +239,7 @@ class Work:
             assert chosen is not None, "progress names only batches with executions"
             cells = tuple(Cell(*cell) for cell in json.loads(chosen.cells))
         ref = BatchRef(job_id=job.job_id, lane=lane, question_index=index)
-        return PlannedBatch(BatchPlan(ref=ref, question_id=question.id, cells=cells), question.text)
+        return PlannedBatch(BatchPlan(ref=ref, question_id=question.id, cells=cells), question)
 
     async def upcoming(self, job: StoredJob, lane: str, after: int) -> Upcoming | None:
         """The next batch of a lane that has executions."""
@@ -250,12 +250,12 @@ class Work:
             return None
         return Upcoming(after + 1, sum(1 for _ in job.template.plan.cells(lane)))
 
-    async def _question(self, job_id: str, index: int) -> Any:
+    async def _question(self, job_id: str, index: int) -> Question:
         """A question. Reads the one after it as well: the step that completes a batch mostly opens the next."""
         if (job_id, index) not in self._questions:
             values = {"job_id": job_id, "index": index}
             for row in await self._connection.execute(_TWO_QUESTIONS, values):
-                self._questions[job_id, row.question_index] = row
+                self._questions[job_id, row.question_index] = _question(row)
         return self._questions[job_id, index]
 
     # --- tombstones
@@ -307,6 +307,10 @@ class Store:
 
 def _read(row: Any) -> StoredJob:
     return StoredJob(row.id, Template.model_validate_json(row.template), codec.decode(json.loads(row.state)))
+
+
+def _question(row: Any) -> Question:
+    return Question(id=row.id, text=row.text, tags=tuple(json.loads(row.tags)), metadata=json.loads(row.metadata))
 
 
 def announcements(job: StoredJob, accepted: JobAccepted) -> tuple[JobAccepted | JobStarted, ...]:

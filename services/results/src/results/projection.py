@@ -86,7 +86,8 @@ _FINISH: Final = text("""
 """)
 
 _OPEN: Final = text("""
-    UPDATE results.batches SET opened_at = :opened_at, deadline_at = :deadline_at
+    UPDATE results.batches
+    SET opened_at = :opened_at, deadline_at = :deadline_at, question = CAST(:question AS jsonb)
     WHERE job_id = :job_id AND lane = :lane AND question_index = :question_index AND opened_at IS NULL
     RETURNING job_id
 """)
@@ -153,9 +154,14 @@ async def _apply(connection: AsyncConnection, event: StatusEvent, now: datetime)
 async def _open(connection: AsyncConnection, event: BatchOpened, now: datetime) -> None:
     key = BatchKey(event.batch.job_id, event.batch.lane, event.batch.question_index)
     batch = await batches.lock_planned(connection, BatchSize(key, event.question_id, event.executions))
-    opening = {**key._asdict(), "opened_at": event.opened_at, "deadline_at": event.deadline_at}
+    opening = {
+        **key._asdict(),
+        "question": None if event.question is None else _json(event.question),
+        "opened_at": event.opened_at,
+        "deadline_at": event.deadline_at,
+    }
     if (await connection.execute(_OPEN, opening)).first() is not None:
-        opened = events.Event(key.job_id, "batch.opened", event.model_dump_json(), event.opened_at)
+        opened = events.Event(key.job_id, "batch.opened", event.model_dump_json(exclude={"question"}), event.opened_at)
         await events.append(connection, [opened])
     await batches.fill(connection, [batch], now)
 

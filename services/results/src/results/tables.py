@@ -80,6 +80,7 @@ batches: Final = Table(
     Column("lane", Text, primary_key=True),
     Column("question_index", Integer, primary_key=True),
     Column("question_id", Text, nullable=False),
+    Column("question", JSONB(none_as_null=True)),
     Column("expected", Integer, nullable=False),
     Column("completed", Integer, nullable=False),
     Column("failed", Integer, nullable=False),
@@ -95,6 +96,7 @@ batches: Final = Table(
 )
 """How many executions of each batch are in the ledger, by status; ``recorded`` is their sum.
 
+``question`` is the whole question as submitted, null until the opening of the batch was heard of.
 The counters move in the transaction that writes the ledger, under the row's lock. ``completed_at`` is when the
 last of ``expected`` executions was recorded, ``closed_*`` what a ``CloseBatch`` said. Between two events of
 ``events``, the progress of a job is read here.
@@ -178,7 +180,8 @@ events: Final = Table(
 
 ``number`` counts 1, 2, 3, ... within a job, without gaps and in the order of commits: whoever reads
 ``number > last`` misses nothing. ``kind`` is job.accepted, job.rejected, job.started, batch.opened,
-batch.completed, job.cancelled or job.finished, ``data`` the message of that name (without the job's document).
+batch.completed, job.cancelled or job.finished, ``data`` the message of that name (without the job's document
+and the question's).
 Single executions make no events: there may be a million of them, and ``batches`` says how far a batch is.
 """
 

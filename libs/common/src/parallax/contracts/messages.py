@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pydantic import Field, JsonValue, TypeAdapter
 
-from parallax.contracts.job import JobSpec, Limits, Parameters
+from parallax.contracts.job import JobSpec, Limits, Parameters, Question
 from parallax.contracts.model import JobId, Name, RegionName, Strict, Timestamp
 from parallax.contracts.plan import BatchPlan, BatchRef, Cell, JobPlan
 
@@ -331,6 +331,8 @@ class BatchOpened(Strict):
     version: Version = 1
     batch: BatchRef
     question_id: Name
+    question: Question | None = None
+    """The whole question, so that a retry can ask it again whatever became of its executions."""
     executions: int
     opened_at: Timestamp
     deadline_at: Timestamp

@@ -54,6 +54,7 @@ CREATE TABLE results.batches (
     lane           text COLLATE "C" NOT NULL,
     question_index integer NOT NULL CHECK (question_index >= 0),
     question_id    text COLLATE "C" NOT NULL,
+    question       jsonb,
     expected       integer NOT NULL CHECK (expected >= 0),
     completed      integer NOT NULL DEFAULT 0 CHECK (completed >= 0),
     failed         integer NOT NULL DEFAULT 0 CHECK (failed >= 0),
