@@ -56,8 +56,8 @@ async def test_a_completed_execution_has_a_complete_receipt(stage: ExecutorStage
     assert (receipt.model, receipt.model_requested, receipt.model_revision) == ("mock", "upstream/mock", "r1")
     assert (receipt.region_claimed, receipt.region_observed) == ("us", "us-east4")
     assert (receipt.provider, receipt.executor_id) == ("fake", "executor-1")
-    assert receipt.parameters.seed == 10, "sample n is called with seed + n"
-    assert endpoint.calls[0].request.parameters.seed == 10
+    assert receipt.parameters == asked.parameters, "the task holds the seed of its sample already"
+    assert endpoint.calls[0].request.parameters == asked.parameters
     assert {"parallax", "python"} <= receipt.versions.keys()
     assert receipt.timings.queue_s is not None
     assert receipt.timings.first_byte_s is not None

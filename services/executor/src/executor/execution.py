@@ -16,10 +16,10 @@ from executor.endpoints.port import CallTrace, Endpoint, EndpointError, ModelAns
 from executor.gate import EndpointState, Ticket, Turnstile
 from executor.limits import Limit, after_first_byte, before_first_byte, cold_budget_s, hold_s
 from executor.retry import RetryPolicy, decide
+from executor.text import storable
 from parallax.bus.port import Delivery
 from parallax.catalog import Model
 from parallax.clock import Clock
-from parallax.contracts.job import Parameters
 from parallax.contracts.messages import (
     Attempt,
     AttemptOutcome,
@@ -131,14 +131,6 @@ class Execution:
         self._first_byte_s: float | None = None
 
     @property
-    def parameters(self) -> Parameters:
-        """The parameters as they are sent: sample *n* is called with ``seed + n``."""
-        parameters = self.task.parameters
-        if parameters.seed is None or self.task.sample == 0:
-            return parameters
-        return parameters.model_copy(update={"seed": parameters.seed + self.task.sample})
-
-    @property
     def overdue(self) -> bool:
         """Whether the batch's deadline has passed."""
         return self._around.clock.monotonic() >= self._deadline
@@ -246,7 +238,7 @@ class Execution:
             if isinstance(error, TimeoutError) and self._timer.expired():
                 return self._failed(ticket, started_at, self._cut_off())
             log.exception("the endpoint broke its contract", execution_id=str(self.task.execution_id))
-            message = f"{type(error).__name__}: {error}"[:1500]
+            message = storable(f"{type(error).__name__}: {error}"[:1500])
             info = ErrorInfo(error_class="internal", code=type(error).__name__, message=message, retryable=False)
             return self._failed(ticket, started_at, EndpointError(info))
         self._turnstile.answered(ticket)
@@ -278,7 +270,7 @@ class Execution:
             upstream=self.model.upstream,
             revision=self.model.revision,
             messages=task.messages,
-            parameters=self.parameters,
+            parameters=task.parameters,
         )
 
     def _on_first_byte(self) -> None:
@@ -355,7 +347,7 @@ class Execution:
             outcome=outcome,
             http_status=http_status,
             error=error,
-            provider_call_id=call_id[:2000] if call_id else None,
+            provider_call_id=storable(call_id)[:2000] if call_id else None,
         )
         if len(self.attempts) >= MAX_RECORDED_ATTEMPTS and not _burns(self.attempts[-1]):
             self.attempts[-1] = attempt

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from executor.execution import Ended, Execution
+from executor.text import clean, storable
 from parallax.contracts.messages import (
     Attempt,
     ChatMessage,
@@ -21,8 +21,6 @@ from parallax.contracts.messages import (
     Timings,
 )
 
-_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
-"""PostgreSQL takes no NUL in text, and no lone surrogate is valid UTF-8."""
 MAX_TEXT: Final = 2_000
 MAX_LABEL: Final = 300
 """Names that a provider reports: models, regions, versions."""
@@ -42,11 +40,6 @@ def prompt_sha256(messages: Sequence[ChatMessage]) -> str:
     pairs = [[message.role, message.content] for message in messages]
     document = json.dumps(pairs, ensure_ascii=False, separators=(",", ":"))
     return _sha256(document)
-
-
-def clean(text: str) -> tuple[str, int]:
-    """The text with every character no database stores replaced by U+FFFD, and how many there were."""
-    return _UNSTORABLE.subn("\ufffd", text)
 
 
 def build_fact(execution: Execution, ended: Ended, author: Author) -> ExecutionFinished:
@@ -94,7 +87,7 @@ def broken_fact(execution: Execution, ended: Ended, error: Exception) -> Executi
         status=ExecutionStatus.FAILED,
         observed=True,
         error=ErrorInfo(
-            error_class="internal", code="fact_not_built", message=clean(repr(error))[0][:MAX_TEXT], retryable=False
+            error_class="internal", code="fact_not_built", message=storable(repr(error))[:MAX_TEXT], retryable=False
         ),
         completed_at=ended.ended_at,
     )
@@ -123,7 +116,7 @@ def _receipt(execution: Execution, ended: Ended, author: Author, replaced: int) 
         total_s=ended.total_s,
         provider=_storable_timings(answer.provider_timings) if answer else {},
     )
-    reported = {key: clean(value)[0][:MAX_LABEL] for key, value in answer.versions.items()} if answer else {}
+    reported = {storable(key): storable(value)[:MAX_LABEL] for key, value in answer.versions.items()} if answer else {}
     return Receipt(
         prompt_sha256=prompt_sha256(task.messages),
         output_sha256=_sha256(answer.text) if answer else None,
@@ -135,7 +128,7 @@ def _receipt(execution: Execution, ended: Ended, author: Author, replaced: int) 
         region_observed=_label(trace.region_observed) if trace else None,
         provider=author.provider,
         executor_id=author.executor_id,
-        parameters=execution.parameters,
+        parameters=task.parameters,
         timings=timings,
         versions={**author.versions, **reported},
         replaced_characters=replaced,
@@ -147,25 +140,23 @@ def _sha256(text: str) -> str:
 
 
 def _label(text: str | None, longest: int = MAX_LABEL) -> str | None:
-    return clean(text)[0][:longest] if text else None
+    return storable(text)[:longest] if text else None
 
 
 def _storable_timings(timings: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """The provider's timings, or nothing when they hold text that cannot be stored."""
-    if not timings or _UNSTORABLE.search(json.dumps(timings, ensure_ascii=False).replace("\\u0000", "\x00")):
+    """The provider's timings, or nothing when they hold text or numbers that cannot be stored."""
+    try:
+        text = json.dumps(timings, ensure_ascii=False, allow_nan=False).replace("\\u0000", "\x00")
+    except ValueError:
         return {}
-    return dict(timings)
+    return dict(timings) if storable(text) == text else {}
 
 
 def _storable_error(error: ErrorInfo | None) -> ErrorInfo | None:
-    if error is None or not _UNSTORABLE.search(error.message):
-        return error
-    return error.model_copy(update={"message": clean(error.message)[0]})
+    return error and error.model_copy(update={"message": storable(error.message)})
 
 
 def _storable(attempt: Attempt) -> Attempt:
-    call_id = attempt.provider_call_id
-    error = _storable_error(attempt.error)
-    if error is attempt.error and not (call_id and _UNSTORABLE.search(call_id)):
-        return attempt
-    return attempt.model_copy(update={"error": error, "provider_call_id": _label(call_id, MAX_TEXT)})
+    """The attempt, which may come from another executor's message."""
+    kept = {"error": _storable_error(attempt.error), "provider_call_id": _label(attempt.provider_call_id, MAX_TEXT)}
+    return attempt.model_copy(update=kept)

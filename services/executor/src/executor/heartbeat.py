@@ -2,9 +2,9 @@
 
 from datetime import datetime
 
-from executor.facts import clean
 from executor.runner import Runner
 from executor.settings import Settings
+from executor.text import storable
 from parallax.bus.port import Bus
 from parallax.clock import Clock
 from parallax.contracts.messages import ExecutorHeartbeat
@@ -46,7 +46,7 @@ class Heartbeat:
             running=self._runner.running(),
             models=self._runner.models,
             endpoint_state=self._runner.endpoint_state,
-            last_error=clean(last_error)[0][:2000] if last_error else None,
+            last_error=storable(last_error)[:2000] if last_error else None,
             started_at=self._started_at,
             sent_at=self._clock.now(),
             stopping=leaving,

@@ -31,6 +31,7 @@ from executor.publishing import Parcel, Publisher
 from executor.recent import RecentFacts
 from executor.retry import RetryPolicy
 from executor.settings import Settings
+from executor.text import storable
 from parallax.bus.port import Bus, Consumption, Delivery, Following
 from parallax.catalog import Catalog, Model
 from parallax.clock import Clock
@@ -206,7 +207,7 @@ class Runner:
             outcome = await held.run()
         except Exception as error:
             log.exception("an execution broke", execution_id=str(held.task.execution_id))
-            message = f"{type(error).__name__}: {error}"[:1500]
+            message = storable(f"{type(error).__name__}: {error}"[:1500])
             info = ErrorInfo(error_class="internal", code=type(error).__name__, message=message, retryable=False)
             outcome = held.ended(ExecutionStatus.FAILED, error=info)
         self._ended(held, outcome)

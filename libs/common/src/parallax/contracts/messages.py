@@ -195,6 +195,7 @@ class ExecutionTask(Strict):
     sample: Annotated[int, Field(ge=0)]
     messages: tuple[ChatMessage, ...]
     parameters: Parameters
+    """As they are to be sent: the seed is that of this sample."""
     limits: Limits
     published_at: Timestamp
     deadline_at: Timestamp

@@ -10,9 +10,12 @@ MAX_NAME_LENGTH = 128
 
 
 class Strict(BaseModel):
-    """An immutable document that refuses unknown fields and converts nothing silently."""
+    """An immutable document that refuses unknown fields and converts nothing silently.
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    Infinity and NaN are refused where a number is meant: JSON has neither, and would say ``null`` instead.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_NAME_LENGTH)]

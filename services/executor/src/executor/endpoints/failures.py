@@ -8,6 +8,7 @@ from typing import Final
 from executor.endpoints.answers import error_message
 from executor.endpoints.http1 import BrokenError, ConnectError
 from executor.endpoints.port import EndpointError
+from executor.text import storable
 from parallax.contracts.messages import ErrorInfo
 
 NOT_READY: Final = frozenset({303, 425, 429, 503})
@@ -30,7 +31,7 @@ _CLASSES: Final = {
 
 def status_failure(status: int, body: bytes | str, retry_after: str | None, *, streamed: bool = False) -> EndpointError:
     """The error for a status that is no answer; ``streamed`` when it was reported inside an answer already begun."""
-    said = (error_message(body) if isinstance(body, bytes) else body).strip()[:MAX_MESSAGE_CHARS]
+    said = storable(error_message(body) if isinstance(body, bytes) else body).strip()[:MAX_MESSAGE_CHARS]
     message = f"HTTP {status}: {said}" if said else f"HTTP {status}"
     error_class, retryable = _class_of(status)
     info = ErrorInfo(error_class=error_class, code=f"http_{status}", message=message, retryable=retryable)

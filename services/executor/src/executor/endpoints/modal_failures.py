@@ -9,6 +9,7 @@ from aiohttp import ClientError
 from modal import exception
 
 from executor.endpoints.port import EndpointError
+from executor.text import storable
 from parallax.contracts.messages import ErrorInfo
 
 MAX_MESSAGE_CHARS: Final = 1_500
@@ -79,7 +80,9 @@ def _info(error: Exception, rules: tuple[Rule, ...], otherwise: tuple[str, bool]
     name = type(error).__name__
     error_class, retryable = next((rule[1:] for rule in rules if isinstance(error, rule[0])), otherwise)
     message = f"{name}: {error}" if str(error) else name
-    return ErrorInfo(error_class=error_class, code=name, message=message[:MAX_MESSAGE_CHARS], retryable=retryable)
+    return ErrorInfo(
+        error_class=error_class, code=name, message=storable(message)[:MAX_MESSAGE_CHARS], retryable=retryable
+    )
 
 
 def _retry_after_s(error: Exception) -> float | None:

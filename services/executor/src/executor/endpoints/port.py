@@ -30,7 +30,7 @@ class ModelRequest:
     revision: str | None
     messages: tuple[ChatMessage, ...]
     parameters: Parameters
-    """As they are to be sent: the sample was already added to the seed."""
+    """As they are to be sent: the seed is that of the sample."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
