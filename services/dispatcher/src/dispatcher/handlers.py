@@ -149,8 +149,13 @@ class Handlers:
 
         Idempotent: the ids are the same, and a job that moved on is left alone. What waits in a queue may be just
         what is missing, so a region with a queue is passed over until the batch is inspected the next time.
+
+        Raises:
+            PoisonError: It names a region or executions that do not exist.
         """
         ref = message.batch
+        if unknown_regions := set(_regions(message.missing)) - self._offer.regions:
+            raise PoisonError(f"batch {ref} is said to lack executions in unknown regions: {sorted(unknown_regions)}")
         idle = [region for region in _regions(message.missing) if await self._bus.depth(executions(region)) == 0]
         cells = tuple(cell for cell in message.missing if cell.region in idle)
         if not cells:
