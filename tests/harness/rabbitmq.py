@@ -6,13 +6,10 @@ node of our own (its own name, ports, port mapper, cookie and data folder; the s
 
 import os
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
@@ -21,32 +18,18 @@ import aiormq
 import pytest
 
 from parallax.contracts.routing import topology
+from parallax_cli.children import Children, answers
+from parallax_cli.children import free_ports as free_ports  # noqa: PLC0414 - the benchmarks look for it here
+from parallax_cli.rabbitmq_node import Installed, LocalNode, find_installed
 
 REGIONS = ("us", "eu", "apac")
 """The regions tests use on a real broker; ``delete_namespace`` knows their queues."""
 START_TIMEOUT_S = 120.0
 """A node boots in 5 s on an idle machine; tests share theirs."""
-DEBIAN_SCRIPTS = Path("/usr/lib/rabbitmq/bin")
-"""Where Debian keeps the scripts that run as any user; the ones on the path insist on root or rabbitmq."""
-CONFIGURATION = """
-listeners.tcp.1 = 127.0.0.1:{port}
-log.console = false
-log.file.level = warning
+LIMITS = """
 vm_memory_high_watermark.absolute = 2GB
 disk_free_limit.absolute = 50MB
 """
-
-
-WATCHDOG = """
-import os, signal, sys
-groups = [int(line) for line in sys.stdin]
-for group in groups:
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-"""
-"""Learns process groups on its input and kills them when that ends: nothing outlives a test run that was killed."""
 
 
 class Node(Protocol):
@@ -108,113 +91,72 @@ class GivenNode:
 class NativeNode:
     """A node made of local processes: a port mapper and ``rabbitmq-server``."""
 
-    def __init__(self, folder: Path, scripts: Path) -> None:
-        self._folder = folder
-        self._scripts = scripts
-        self._port, self._epmd_port, self._dist_port = free_ports(3)
-        self._name = f"parallax-test-{uuid4().hex[:8]}@localhost"
-        self.url = f"amqp://guest:guest@127.0.0.1:{self._port}/"
-        self._watchdog: subprocess.Popen[str] | None = None
-        self._epmd: subprocess.Popen[bytes] | None = None
+    def __init__(self, folder: Path, installed: Installed) -> None:
+        port, mapper_port, dist_port = free_ports(3)
+        self._node = LocalNode(
+            installed=installed,
+            folder=folder,
+            name=f"parallax-test-{uuid4().hex[:8]}@localhost",
+            port=port,
+            mapper_port=mapper_port,
+            dist_port=dist_port,
+            limits=LIMITS,
+            erlang="+S 2:2 +sbwt none",
+        )
+        self.url = self._node.url
+        self._children = Children()
+        self._mapper: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "rabbitmq.conf").write_text(CONFIGURATION.format(port=self._port))
-        (folder / "enabled_plugins").write_text("[].\n")
+        self._node.configure()
 
     def start(self) -> None:
         """Start the node on the data it has; return when clients can connect."""
-        if self._epmd is None:
-            command = [epmd_path(), "-port", str(self._epmd_port), "-address", "127.0.0.1"]
-            null = subprocess.DEVNULL
-            self._epmd = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
-            self._watch(self._epmd)
-            wait_for_port(self._epmd_port, self._epmd)
-        with (self._folder / "console.log").open("ab") as console:
-            self._server = subprocess.Popen(
-                [str(self._scripts / "rabbitmq-server")],
-                env=self._environment(),
-                cwd=self._folder,
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=console,
-                start_new_session=True,
-            )
-        self._watch(self._server)
-        wait_for_port(self._port, self._server)
+        if self._mapper is None:
+            self._mapper = self._node.start_mapper(self._children)
+            wait_for_port(self._node.mapper_port, self._mapper)
+        self._server = self._node.start_server(self._children)
+        wait_for_port(self._node.port, self._server)
 
     def stop(self) -> None:
         """Stop the node in good order."""
         self.ctl("shutdown")
-        self._reap()
+        self.kill()
 
     def kill(self) -> None:
         """Stop the node as a power cut would."""
-        self._reap()
+        if self._server is None:
+            return
+        self._children.kill(self._server)
+        self._server = None
+        wait_until(lambda: not answers(self._node.port), "the end of the node")
 
     def wipe(self) -> None:
         """Lose the disk of a stopped node."""
         assert self._server is None, "stop the node first"
-        shutil.rmtree(self._folder / "mnesia")
+        shutil.rmtree(self._node.data)
 
     def dispose(self) -> None:
         """End every process of the node."""
-        self._reap()
-        if self._epmd is not None:
-            self._epmd.kill()
-            self._epmd.wait()
-            self._epmd = None
-        if self._watchdog is not None:
-            self._watchdog.kill()
-            self._watchdog.communicate()
-            self._watchdog = None
+        self.kill()
+        if self._mapper is not None:
+            self._children.kill(self._mapper)
+            self._mapper = None
+        self._children.close()
 
     def ctl(self, *arguments: str) -> str:
         """Run ``rabbitmqctl`` on the node and return what it printed."""
-        command = [str(self._scripts / "rabbitmqctl"), "-n", self._name, "--quiet", *arguments]
         done = subprocess.run(
-            command, env=self._environment(), cwd=self._folder, capture_output=True, text=True, check=False, timeout=120
+            self._node.control(*arguments),
+            env=self._node.environment(),
+            cwd=self._node.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
         )
         if done.returncode != 0:
             raise RuntimeError(f"rabbitmqctl {' '.join(arguments)}: {done.stderr or done.stdout}")
         return done.stdout
-
-    def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        if self._watchdog is None:
-            self._watchdog = subprocess.Popen(
-                [sys.executable, "-c", WATCHDOG], stdin=subprocess.PIPE, text=True, start_new_session=True
-            )
-        assert self._watchdog.stdin is not None
-        self._watchdog.stdin.write(f"{process.pid}\n")
-        self._watchdog.stdin.flush()
-
-    def _reap(self) -> None:
-        if self._server is None:
-            return
-        with suppress(ProcessLookupError):  # it has ended by itself
-            os.killpg(self._server.pid, signal.SIGKILL)
-        self._server.wait()
-        self._server = None
-        wait_until(lambda: not answers(self._port), "the end of the node")
-
-    def _environment(self) -> Mapping[str, str]:
-        folder = self._folder
-        return {
-            "PATH": os.environ["PATH"],
-            "LANG": "C.UTF-8",
-            "HOME": str(folder),  # the Erlang cookie is made there
-            "ERL_EPMD_PORT": str(self._epmd_port),
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "ERL_FLAGS": "-kernel inet_dist_use_interface {127,0,0,1}",
-            "RABBITMQ_CONF_ENV_FILE": os.devnull,
-            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
-            "RABBITMQ_DIST_PORT": str(self._dist_port),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
-            "RABBITMQ_LOG_BASE": str(folder / "log"),
-            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
-            "RABBITMQ_NODENAME": self._name,
-            "RABBITMQ_PID_FILE": str(folder / "node.pid"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none",
-        }
 
 
 class ContainerNode:
@@ -276,11 +218,11 @@ def rabbitmq_node(folder: Path) -> Iterator[Node]:
     if given:
         yield GivenNode(given)
         return
-    scripts = native_scripts()
+    installed = find_installed()
     if docker_answers():
         node: ContainerNode | NativeNode = ContainerNode()
-    elif scripts is not None:
-        node = NativeNode(folder, scripts)
+    elif installed is not None:
+        node = NativeNode(folder, installed)
     else:
         pytest.skip("no RabbitMQ: no PARALLAX_TEST_AMQP_URL, no Docker engine, no rabbitmq-server installed")
     try:
@@ -288,21 +230,6 @@ def rabbitmq_node(folder: Path) -> Iterator[Node]:
         yield node
     finally:
         node.dispose()
-
-
-def native_scripts() -> Path | None:
-    """The folder of ``rabbitmq-server`` and ``rabbitmqctl``, if they are installed."""
-    if (DEBIAN_SCRIPTS / "rabbitmq-server").exists():
-        return DEBIAN_SCRIPTS
-    found = shutil.which("rabbitmq-server")
-    return Path(found).resolve().parent if found else None
-
-
-def epmd_path() -> str:
-    """Erlang's port mapper."""
-    found = shutil.which("epmd") or next(map(str, Path("/usr/lib/erlang").glob("erts-*/bin/epmd")), None)
-    assert found is not None, "rabbitmq-server is installed without Erlang's epmd"
-    return found
 
 
 def docker_answers() -> bool:
@@ -314,18 +241,6 @@ def docker_answers() -> bool:
     return asked.returncode == 0
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on just now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
     """Wait until something listens."""
 
@@ -335,12 +250,6 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
         return answers(port)
 
     wait_until(listening, f"port {port}")
-
-
-def answers(port: int) -> bool:
-    """Whether something listens."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

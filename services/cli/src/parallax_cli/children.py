@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -89,13 +89,20 @@ class Children:
 
 def free_port(preferred: int = 0) -> int:
     """A port of loopback that nobody listens on: the preferred one if it is free."""
-    for port in dict.fromkeys((preferred, 0)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return int(probe.getsockname()[1])
-    raise UnavailableError("no port of 127.0.0.1 is free")
+    return free_ports(1, preferred=preferred)[0]
+
+
+def free_ports(count: int, *, preferred: int = 0) -> list[int]:
+    """Different ports of loopback that nobody listens on; the first is the preferred one if that is free."""
+    with ExitStack() as stack:
+        return [_bound(stack, preferred if number == 0 else 0) for number in range(count)]
+
+
+def answers(port: int) -> bool:
+    """Whether something listens on a port of loopback."""
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 async def wait_for_port(port: int, child: subprocess.Popen[bytes], *, what: str, log: Path, timeout_s: float) -> None:
@@ -109,9 +116,19 @@ async def wait_for_port(port: int, child: subprocess.Popen[bytes], *, what: str,
     while loop.time() < until:
         if child.poll() is not None:
             raise UnavailableError(f"{what} ended with {child.returncode} while it started; see {log}")
-        with socket.socket() as probe:
-            probe.settimeout(0.5)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if answers(port):
+            return
         await asyncio.sleep(0.05)
     raise UnavailableError(f"{what} does not answer on port {port} after {timeout_s:g} s; see {log}")
+
+
+def _bound(stack: ExitStack, preferred: int) -> int:
+    """A free port that stays taken until the stack unwinds."""
+    for port in dict.fromkeys((preferred, 0)):
+        holder = stack.enter_context(socket.socket())
+        if port:  # whoever used it last may have left connections that still fade out
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):
+            holder.bind(("127.0.0.1", port))
+            return int(holder.getsockname()[1])
+    raise UnavailableError("no port of 127.0.0.1 is free")
