@@ -99,21 +99,22 @@ class Stage:
         await self.tell(accepted, JobStarted(job_id=job_id, started_at=at), at=at)
         return spec
 
-    async def open(self, job_id: str, spec: JobSpec, index: int) -> BatchPlan:
-        """Let a batch be opened."""
+    async def open(self, job_id: str, spec: JobSpec, index: int, *, told: bool = True) -> BatchPlan:
+        """Let a batch be opened; what was ``told`` of it names its whole question."""
         cells = tuple(JobPlan.of(spec).cells(ALL_REGIONS_LANE))
         ref = BatchRef(job_id=job_id, lane=ALL_REGIONS_LANE, question_index=index)
-        question_id = spec.questions[index].id
+        question = spec.questions[index]
         await self.tell(
             BatchOpened(
                 batch=ref,
-                question_id=question_id,
+                question_id=question.id,
+                question=question if told else None,
                 executions=len(cells),
                 opened_at=facts.START,
                 deadline_at=facts.START + timedelta(hours=1),
             )
         )
-        return BatchPlan(ref=ref, question_id=question_id, cells=cells)
+        return BatchPlan(ref=ref, question_id=question.id, cells=cells)
 
     async def finish(self, job_id: str, outcome: JobOutcome = JobOutcome.COMPLETED) -> None:
         """Let a job end."""

@@ -1,4 +1,4 @@
-"""Submitting, cancelling and retrying over HTTP: safe to repeat, visible at once, all or nothing."""
+"""Submitting and cancelling over HTTP: safe to repeat, visible at once, all or nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from parallax.contracts.messages import CancelJob, ExecutionStatus, JobOutcome, SubmitJob
+from parallax.contracts.messages import CancelJob, JobOutcome, SubmitJob
 from parallax.contracts.routing import PROGRESS, SUBMISSIONS
-from tests.fakes import facts
 from tests.integration.api_stage import Stage, job_document, staged
 
 
@@ -110,50 +109,3 @@ async def test_a_bad_reason_cancels_nothing(stage: Stage, body: object) -> None:
     response = await stage.http.post("/v1/jobs/job-1/cancel", json=body)
     assert response.status_code == 422, response.text
     assert await stage.published(PROGRESS) == []
-
-
-async def test_a_retry_repeats_just_what_failed(stage: Stage) -> None:
-    spec = await stage.accept("job-1", job_document(metadata={"team": "red"}))
-    for index in range(3):
-        batch = await stage.open("job-1", spec, index)
-        lost = {1: ExecutionStatus.FAILED, 2: ExecutionStatus.TIMED_OUT}.get(index)
-        await stage.store(
-            facts.ended(batch, cell, lost) if lost and cell.region == "eu" else facts.observed(batch, cell)
-            for cell in batch.cells
-        )
-    assert (await stage.http.post("/v1/jobs/job-1/retry")).json()["type"] == "urn:parallax:problem:not-retryable"
-    await stage.finish("job-1")
-    response = await stage.http.post("/v1/jobs/job-1/retry", json={"job_id": "again"})
-    assert response.status_code == 202, response.text
-    answer = response.json()
-    assert (answer["id"], answer["retry_of"], answer["executions"], answer["batches"]) == ("again", "job-1", 4, 2)
-    (message,) = await stage.published(SUBMISSIONS)
-    assert isinstance(message, SubmitJob)
-    job = message.job
-    assert [question.id for question in job.questions] == ["question-1", "question-2"]
-    assert job.questions[0].text == "What is the most important invention in history?"  # what was really asked
-    assert {(ref.question_id, ref.model_id, ref.region) for ref in job.only or ()} == {
-        (question, model, "eu") for question in ("question-1", "question-2") for model in ("model-0", "model-1")
-    }
-    assert (job.retry_of, job.metadata, job.models) == ("job-1", {"team": "red"}, spec.models)
-    assert (await stage.http.get("/v1/jobs", params={"retry_of": "job-1"})).json()["items"][0]["id"] == "again"
-    again = await stage.http.post("/v1/jobs/job-1/retry", json={"job_id": "again"})
-    assert again.json() == answer
-    narrower = await stage.http.post("/v1/jobs/job-1/retry", json={"model": ["model-0"], "status": ["failed"]})
-    assert narrower.json()["executions"] == 1
-
-
-async def test_a_retry_of_nothing_is_refused(stage: Stage) -> None:
-    await stage.complete_job("job-1", 1)
-    problem = (await stage.http.post("/v1/jobs/job-1/retry")).json()
-    assert (problem["status"], problem["type"]) == (409, "urn:parallax:problem:nothing-to-retry")
-
-
-async def test_a_question_that_was_never_asked_cannot_be_rebuilt(stage: Stage) -> None:
-    spec = await stage.accept("job-1")
-    batch = await stage.open("job-1", spec, 0)
-    lost = [facts.ended(batch, cell, ExecutionStatus.TIMED_OUT) for cell in batch.cells]
-    await stage.store(fact.model_copy(update={"messages": ()}) for fact in lost)
-    await stage.finish("job-1")
-    problem = (await stage.http.post("/v1/jobs/job-1/retry")).json()
-    assert (problem["status"], problem["errors"][0]["pointer"]) == (409, "/questions/question-0")

@@ -158,7 +158,7 @@ async def test_the_matrix_holds_every_cell_of_its_questions(stage: Stage) -> Non
     assert matrix["models"] == ["model-0", "model-1"]
     assert matrix["regions"] == ["us", "eu", "apac"]
     assert [row["question_id"] for row in matrix["rows"]] == ["question-0", "question-1"]
-    assert matrix["rows"][0]["text"] == "What is the most important invention in history?"
+    assert matrix["rows"][0]["text"] == "Question 0?"
     cells = {(c["model_id"], c["region"]): c for c in matrix["rows"][0]["cells"]}
     assert len(cells) == 6
     assert cells["model-1", "eu"]["executions"][0]["excerpt"] == "an answer"

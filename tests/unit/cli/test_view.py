@@ -94,20 +94,25 @@ def test_events_are_told_in_one_line(kind: str, data: dict[str, Any], line: str 
 
 def test_answers_stand_side_by_side_and_harmless() -> None:
     execution = {
-        "id": "00000000-0000-0000-0000-000000000001", "sample": 0, "status": "completed", "refused": False,
-        "output_chars": 3, "duration_s": 1.0, "excerpt": HOSTILE,
+        "id": "00000000-0000-0000-0000-000000000001", "job_id": "j", "sample": 0, "status": "completed",
+        "refused": False, "output_chars": 3, "duration_s": 1.0, "excerpt": HOSTILE,
     }  # fmt: skip
     cells = [
         {"model_id": "m", "region": "us", "counts": {"completed": 2}, "executions": [execution, execution]},
         {"model_id": "m", "region": "eu", "counts": {}, "executions": [{**execution, "status": "timed_out"}]},
-        {"model_id": "m", "region": "apac", "counts": {}, "executions": [{**execution, "excerpt": ""}]},
+        {
+            "model_id": "m",
+            "region": "apac",
+            "counts": {},
+            "executions": [{**execution, "excerpt": "", "job_id": "j-again"}],
+        },
     ]
     rows = [{"question_index": 0, "question_id": "q1", "text": "Why?\nReally?", "cells": cells}]
     matrix = Matrix.model_validate_json(
         json.dumps(
             {
-                "job_id": "j", "models": ["m"], "regions": ["us", "eu", "apac", "mars"], "samples": 2, "rows": rows,
-                "next_cursor": None,
+                "job_id": "j", "jobs": ["j", "j-again"], "models": ["m"], "regions": ["us", "eu", "apac", "mars"],
+                "samples": 2, "rows": rows, "next_cursor": None,
             }
         )
     )  # fmt: skip
@@ -115,8 +120,9 @@ def test_answers_stand_side_by_side_and_harmless() -> None:
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "\\x1b]0;owned\\x07[bold]=1+1\\u202e" in text
-    for part in ("(+1 more samples)", "timed_out", "[empty answer]", "Why? Really?"):
+    for part in ("(+1 more samples)", "timed_out", "[empty answer]", "(from j-again)", "Why? Really?"):
         assert part in text
+    assert "(from j)" not in text, "only what another job answered is said to be from there"
 
 
 def test_the_end_is_told_with_its_reason() -> None:

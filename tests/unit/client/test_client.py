@@ -115,6 +115,23 @@ async def test_pages_are_read_to_the_limit_and_no_further() -> None:
     assert {params["region"] for params in asked} == {"us"}
 
 
+async def test_every_page_of_a_merged_matrix_is_asked_for_merged() -> None:
+    asked: list[tuple[str | None, str | None]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        merged, cursor = (request.url.params.get(name) for name in ("merged", "cursor"))
+        asked.append((merged, cursor))
+        row = {"question_index": len(asked), "question_id": "q", "text": None, "cells": []}
+        page = {"job_id": "j", "jobs": ["j", "again"], "models": [], "regions": [], "samples": 1, "rows": [row]}
+        return httpx.Response(200, json=page | {"next_cursor": None if cursor else "next"})
+
+    async with client_of(answer) as client:
+        first, rows = await client.matrix_rows("j", limit=10, merged=True)
+        await client.matrix("j")
+    assert (first.jobs, len(rows)) == (("j", "again"), 2)
+    assert asked == [("true", None), ("true", "next"), (None, None)]
+
+
 def _execution(index: int) -> dict[str, object]:
     return {
         "id": str(UUID(int=index)), "job_id": "j", "lane": "all", "question_index": index, "question_id": "q",

@@ -60,16 +60,18 @@ def answers_table(matrix: Matrix, rows: Sequence[MatrixRow]) -> Table:
             question = Text(one_line(row.question_id), style="bold") if number == 0 else Text()
             if number == 0 and row.text:
                 question.append("\n" + one_line(row.text, QUESTION_CHARS), style="not bold")
-            answers = [_answer(cells.get((model, region))) for region in matrix.regions]
+            answers = [_answer(matrix.job_id, cells.get((model, region))) for region in matrix.regions]
             table.add_row(question, Text(one_line(model)), *answers)
     return table
 
 
-def _answer(cell: MatrixCell | None) -> Text:
+def _answer(job_id: str, cell: MatrixCell | None) -> Text:
     if cell is None or not cell.executions:
         return Text("-", style="dim")
     first = cell.executions[0]
     text = _outcome(first)
+    if first.job_id != job_id:
+        text.append(f"  (from {one_line(first.job_id)})", style="dim")
     if len(cell.executions) > 1:
         text.append(f"  (+{len(cell.executions) - 1} more samples)", style="dim")
     return text

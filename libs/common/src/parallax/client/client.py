@@ -155,16 +155,19 @@ class ParallaxClient:
         """One whole fact: prompt, answer, attempts, receipt."""
         return await self._transport.get(Execution, f"{_job(job_id)}/executions/{execution_id}")
 
-    async def matrix(self, job_id: str, *, cursor: str | None = None, limit: int | None = None) -> Matrix:
-        """A page of question x model x region."""
-        return await self._transport.get(Matrix, f"{_job(job_id)}/matrix", {"cursor": cursor, "limit": limit})
+    async def matrix(
+        self, job_id: str, *, merged: bool = False, cursor: str | None = None, limit: int | None = None
+    ) -> Matrix:
+        """A page of question x model x region; ``merged`` with the newest answers of the jobs that retried it."""
+        wanted = {"merged": "true" if merged else None, "cursor": cursor, "limit": limit}
+        return await self._transport.get(Matrix, f"{_job(job_id)}/matrix", wanted)
 
-    async def matrix_rows(self, job_id: str, *, limit: int) -> tuple[Matrix, list[MatrixRow]]:
+    async def matrix_rows(self, job_id: str, *, limit: int, merged: bool = False) -> tuple[Matrix, list[MatrixRow]]:
         """The first ``limit`` questions of the matrix, over as many pages as that takes."""
-        page = first = await self.matrix(job_id)
+        page = first = await self.matrix(job_id, merged=merged)
         rows = list(page.rows)
         while page.next_cursor is not None and len(rows) < limit:
-            page = await self.matrix(job_id, cursor=page.next_cursor)
+            page = await self.matrix(job_id, merged=merged, cursor=page.next_cursor)
             rows.extend(page.rows)
         return first, rows[:limit]
 

@@ -245,6 +245,8 @@ class CellExecution(Answer):
     """One execution in a cell of the matrix."""
 
     id: UUID
+    job_id: str
+    """Where it ran: the job that was asked for, or one that repeats a part of it."""
     sample: int
     status: ExecutionStatus
     refused: bool
@@ -269,7 +271,7 @@ class MatrixRow(Answer):
     question_index: int
     question_id: str
     text: str | None
-    """The first 500 characters of the question, when any of its executions was called."""
+    """The first 500 characters of the question, where they are known."""
     cells: tuple[MatrixCell, ...]
 
 
@@ -277,6 +279,8 @@ class Matrix(Answer):
     """A page of question x model x region."""
 
     job_id: str
+    jobs: tuple[str, ...]
+    """Whose answers are shown: the job itself first, then, when they are merged, those that repeat parts of it."""
     models: tuple[str, ...]
     regions: tuple[str, ...]
     samples: int | None

@@ -112,6 +112,9 @@ def matrix(
     job_id: LatestJobId = None,
     *,
     limit: Annotated[int, typer.Option(min=1, max=20_000, help="Questions shown.")] = 50,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="With the newest answers of the jobs that retried it.")
+    ] = False,
     as_json: AsJson = False,
     api: Api = None,
     key: Key = None,
@@ -122,7 +125,7 @@ def matrix(
     async def read() -> tuple[Matrix, list[MatrixRow], str | None]:
         async with connected(target, Need.READ) as client:
             chosen = await newest_job(client, job_id)
-            first, rows = await client.matrix_rows(chosen, limit=limit)
+            first, rows = await client.matrix_rows(chosen, limit=limit, merged=merged)
             return first, rows, simulation_note(await client.job(chosen), simulated_regions(await client.catalog()))
 
     first, rows, note = asyncio.run(read())

@@ -19,7 +19,7 @@ _DESCRIPTIONS: Final = {
     404: "There is no such job or execution.",
     406: "None of the accepted media types can be produced, or this installation cannot write that format.",
     409: "The job's state or content forbids this.",
-    413: "The body is too large.",
+    413: "The body is too large, or more is asked for than one answer can hold.",
     414: "The path and query are too long.",
     415: "The body is not sent as JSON.",
     422: "A parameter or a part of the body is wrong; every place is listed.",

@@ -40,6 +40,14 @@ def _written_out(text: object) -> object:
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_storable_moment)]
 
+
+def _said(text: object) -> object:
+    return {"true": True, "false": False}.get(text, text) if isinstance(text, str) else text
+
+
+Flag = Annotated[bool, Field(strict=True), BeforeValidator(_said)]
+"""``true`` or ``false``, and none of the other words that Pydantic takes for them."""
+
 JobPath = Annotated[JobId, Path(description="Id of a job.", examples=["bias-detection-3f2a9c"])]
 Cursor = Annotated[
     str | None,

@@ -1,7 +1,7 @@
 """Derives a job that repeats some executions of an ended one.
 
-The questions are rebuilt from the ledger, where every execution that was called has its prompt. So a retry works
-for jobs from any source; a question's tags and metadata, which answers do not depend on, are not repeated.
+Its questions are those that results was told when their batches opened, or else what the prompts in the ledger say
+(see ``results.api.queries.questions``).
 """
 
 from typing import Final
@@ -10,7 +10,7 @@ from parallax.contracts.job import MAX_QUESTIONS
 from results.api.access import Api
 from results.api.models import JobStatus
 from results.api.problems import ApiError, Kind, Place, job_not_found
-from results.api.queries import executions, jobs
+from results.api.queries import executions, jobs, questions
 from results.api.queries.executions import ExecutionFilter
 from results.api.queries.reading import reading
 from results.api.requests import RetryRequest
@@ -33,20 +33,24 @@ async def derived(api: Api, job_id: str, wanted: RetryRequest) -> dict[str, obje
         status: JobStatus = record.fields["status"]
         if record.spec is None or not status.ended:
             raise ApiError(Kind.NOT_RETRYABLE, f"job {job_id!r} is {status}; only a job that ran and ended is retried")
-        cells, texts = await executions.repeatable(connection, job_id, chosen, MAX_RETRIED + 1)
+        cells = await executions.repeatable(connection, job_id, chosen, MAX_RETRIED + 1)
+        asked = await questions.whole(connection, job_id, sorted({cell.question_index for cell in cells}))
     if not cells:
         raise ApiError(Kind.NOTHING_TO_RETRY, f"job {job_id!r} has no execution that matches")
     if len(cells) > MAX_RETRIED:
         raise ApiError(Kind.TOO_LARGE, f"more than {MAX_RETRIED} executions match; choose fewer by model or region")
-    unknown = sorted({cell.question_id for cell in cells} - texts.keys())
+    unknown = sorted({cell.question_id for cell in cells} - {question["id"] for question in asked})
     if unknown:
-        detail = "no execution of these questions was ever called, so their text is not in the ledger; submit them anew"
-        places = [Place(message="has no text", pointer=f"/questions/{name}") for name in unknown[:100]]
+        detail = "nothing told of these questions, and no execution of them was ever called; submit them anew"
+        places = [Place(message="its text is not known", pointer=f"/questions/{name}") for name in unknown[:100]]
         raise ApiError(Kind.NOT_RETRYABLE, detail, errors=places)
-    assert len(texts) <= MAX_QUESTIONS
+    assert len(asked) <= MAX_QUESTIONS
     return {
         **record.spec,
-        "questions": [{"id": question_id, "text": text} for question_id, text in texts.items()],
-        "only": [cell._asdict() for cell in cells],
+        "questions": asked,
+        "only": [
+            {"question_id": cell.question_id, "model_id": cell.model_id, "region": cell.region, "sample": cell.sample}
+            for cell in cells
+        ],
         "retry_of": job_id,
     }

@@ -22,14 +22,15 @@ from results.api.access import Api, ApiParts, Reader
 from results.api.models import Execution, JobStatus, Matrix, MatrixRow
 from results.api.parameters import Cursor, JobPath
 from results.api.problems import RETRY_AFTER_S, ApiError, Kind
-from results.api.queries import executions, summaries
-from results.api.queries.executions import ExecutionFilter, QuestionKey
+from results.api.queries import executions, jobs, matrix, summaries
+from results.api.queries.executions import ExecutionFilter
 from results.api.queries.jobs import JobFilter
+from results.api.queries.matrix import QuestionKey
 from results.api.queries.reading import reading
 from results.api.requests import StorableText
 from results.api.routes.executions import get_execution
 from results.api.routes.installation import get_regions
-from results.api.routes.jobs import job_view, jobs_page, matrix_page, require_job
+from results.api.routes.jobs import MAX_MERGED_JOBS, job_view, jobs_page, matrix_page, require_job
 from results.web.rendering import render
 
 JOBS_PER_PAGE: Final = 50
@@ -113,8 +114,10 @@ async def show_job(request: Request, api: ApiParts, job_id: JobPath, cursor: Cur
     """A job, how its models did, and a page of its answers."""
     chosen = _execution_choice(request)
     job = await job_view(api, job_id)
-    matrix = await matrix_page(api, job_id, chosen, cursor, QUESTIONS_PER_PAGE)
+    merged = _given(request, "merged") == ["true"]
+    answers = await matrix_page(api, job_id, chosen, cursor, QUESTIONS_PER_PAGE, merged=merged)
     async with reading(api.engine) as connection:
+        retries = (await jobs.with_retries(connection, job_id, MAX_MERGED_JOBS))[1:]
         summary = await summaries.summary(connection, job_id, api.catalog)
     planned = job.plan.models if job.plan else ()
     return _html(
@@ -123,21 +126,23 @@ async def show_job(request: Request, api: ApiParts, job_id: JobPath, cursor: Cur
         here=None,
         job=job,
         summary=summary,
-        matrix=matrix,
+        retries=retries,
+        merged=merged,
+        matrix=answers,
         chosen=chosen,
         filtered=chosen != ExecutionFilter(),
         cells=_cells,
         all_models=[model.model_id for model in planned],
         all_regions=list(dict.fromkeys(region for model in planned for region in model.regions)),
         execution_statuses=[status.value for status in ExecutionStatus],
-        next=_next(request, matrix.next_cursor, "#answers"),
+        next=_next(request, answers.next_cursor, "#answers"),
     )
 
 
 @router.get("/jobs/{job_id}/compare/{index}")
 async def show_comparison(api: ApiParts, job_id: JobPath, index: Annotated[int, Path(ge=0, lt=2**31)]) -> Response:
     """Every answer to one question, side by side across the regions."""
-    matrix, row = await _one_row(api, job_id, index)
+    page, row = await _one_row(api, job_id, index)
     async with reading(api.engine) as connection:
         found = await executions.of_question(connection, job_id, index, MAX_COMPARED + 1)
     answers: dict[tuple[str, str], list[Execution]] = {}
@@ -149,7 +154,7 @@ async def show_comparison(api: ApiParts, job_id: JobPath, index: Annotated[int, 
         here=None,
         job_id=job_id,
         row=row,
-        matrix=matrix,
+        matrix=page,
         answers=answers,
         cut=len(found) > MAX_COMPARED,
         shown=MAX_COMPARED,
@@ -165,13 +170,14 @@ async def show_execution(api: ApiParts, job_id: JobPath, execution_id: UUID) -> 
 async def _one_row(api: Api, job_id: str, index: int) -> tuple[Matrix, MatrixRow]:
     async with reading(api.engine) as connection:
         plan = await require_job(connection, job_id)
-        rows = await executions.matrix(connection, job_id, ExecutionFilter(), QuestionKey(index - 1), 1)
+        rows = await matrix.page(connection, (job_id,), ExecutionFilter(), QuestionKey(index - 1), 1)
     if not rows or rows[0].question_index != index:
         raise ApiError(Kind.NOT_FOUND, f"question {index + 1} of job {job_id!r} was not opened yet")
     models = plan.models if plan else ()
     return (
         Matrix(
             job_id=job_id,
+            jobs=(job_id,),
             models=tuple(model.model_id for model in models),
             regions=tuple(dict.fromkeys(region for model in models for region in model.regions)),
             samples=plan.samples if plan else None,

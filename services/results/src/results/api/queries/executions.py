@@ -1,24 +1,22 @@
-"""Executions: pages, single facts, the matrix, and what an export reads."""
+"""Executions: pages, single facts, and what an export or a retry reads."""
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parallax.contracts.messages import (
     Attempt,
     ChatMessage,
-    Counts,
     ErrorInfo,
     Output,
     Receipt,
     Usage,
 )
 from parallax.contracts.model import Strict
-from results.api.models import CellExecution, Execution, ExecutionBrief, MatrixCell, MatrixRow
+from results.api.models import Execution, ExecutionBrief
+from results.api.queries.questions import IN_PROMPT
 from results.api.queries.reading import EXCERPT_CHARS, Row, row, rows, where
 
 _IN_ORDER: Final = "question_index, model_id, region, sample"
@@ -29,9 +27,8 @@ _SCALARS: Final = """
     started_at, completed_at
 """
 _EXCERPT: Final = f"left(output ->> 'text', {EXCERPT_CHARS}) AS excerpt"
-_QUESTION: Final = "jsonb_path_query_first(messages, '$[last] ? (@.role == \"user\").content') #>> '{}' AS question"
 _EXPORTED: Final = f"""
-    {_SCALARS}, provider_id, recorded_at, {_QUESTION}, output, error, receipt, messages, attempts,
+    {_SCALARS}, provider_id, recorded_at, {IN_PROMPT} AS question, output, error, receipt, messages, attempts,
     pg_column_size(output) + pg_column_size(messages) + pg_column_size(attempts) AS stored_bytes
 """
 
@@ -52,12 +49,6 @@ class ExecutionKey(NamedTuple):
     model_id: str
     region: str
     sample: int
-
-
-class QuestionKey(NamedTuple):
-    """Where a page of the matrix ended."""
-
-    question_index: int
 
 
 def key_of(record: Row | ExecutionBrief) -> ExecutionKey:
@@ -168,120 +159,20 @@ def _whole(record: Row) -> Execution:
     return Execution(**fields)
 
 
-# --- the matrix ------------------------------------------------------------------------------------------------
-
-
-async def matrix(
-    connection: AsyncConnection, job_id: str, chosen: ExecutionFilter, after: QuestionKey | None, limit: int
-) -> list[MatrixRow]:
-    """Questions of a job behind an index, each with what every model and region did with it."""
-    conditions = ["job_id = :job_id", "question_index > :after"]
-    values: dict[str, Any] = {"job_id": job_id, "after": -1 if after is None else after.question_index}
-    if chosen.question:
-        conditions.append("question_id = ANY(:question)")
-        values["question"] = list(chosen.question)
-    questions = await rows(
-        connection,
-        f"""
-        SELECT DISTINCT question_index, question_id FROM results.batches {where(conditions)}
-         ORDER BY question_index LIMIT :limit
-        """,  # noqa: S608 - fixed fragments, bound values
-        {**values, "limit": limit},
-    )
-    indexes = [record["question_index"] for record in questions]
-    cells = await _cells(connection, job_id, chosen, indexes)
-    texts = await _question_texts(connection, job_id, indexes)
-    return [
-        MatrixRow(
-            question_index=record["question_index"],
-            question_id=record["question_id"],
-            text=texts.get(record["question_index"]),
-            cells=cells[record["question_index"]],
-        )
-        for record in questions
-    ]
-
-
-_CELL: Final = ("id", "sample", "status", "refused", "output_chars", "duration_s", "excerpt")
-
-
-async def _cells(
-    connection: AsyncConnection, job_id: str, chosen: ExecutionFilter, indexes: Sequence[int]
-) -> defaultdict[int, tuple[MatrixCell, ...]]:
-    conditions = ["job_id = :job_id", "question_index = ANY(:indexes)"]
-    values: dict[str, Any] = {"job_id": job_id, "indexes": list(indexes)}
-    for name, column in (("model", "model_id"), ("region", "region"), ("status", "status")):
-        if getattr(chosen, name):
-            conditions.append(f"{column} = ANY(:{name})")
-            values[name] = list(getattr(chosen, name))
-    statement = f"""
-        SELECT question_index, model_id, region, execution_id, sample, status, refused, output_chars, duration_s,
-               {_EXCERPT}
-          FROM results.executions {where(conditions)} ORDER BY {_IN_ORDER}
-    """  # noqa: S608 - fixed fragments, bound values
-    grouped: dict[tuple[int, str, str], list[CellExecution]] = defaultdict(list)
-    for index, model_id, region, *rest in await connection.execute(text(statement), values):
-        grouped[index, model_id, region].append(CellExecution(**dict(zip(_CELL, rest, strict=True))))
-    cells: defaultdict[int, tuple[MatrixCell, ...]] = defaultdict(tuple)
-    for (index, model_id, region), executions in grouped.items():
-        tally = Counts(**Counter(execution.status.value for execution in executions))
-        cell = MatrixCell(model_id=model_id, region=region, counts=tally, executions=tuple(executions))
-        cells[index] = (*cells[index], cell)
-    return cells
-
-
-async def _question_texts(connection: AsyncConnection, job_id: str, indexes: Sequence[int]) -> dict[int, str]:
-    """The beginning of each question, from the prompt of its first execution that has one."""
-    found = await rows(
-        connection,
-        f"""
-        SELECT wanted.question_index, left(asked.question, {EXCERPT_CHARS}) AS question
-          FROM unnest(CAST(:indexes AS integer[])) AS wanted (question_index)
-         CROSS JOIN LATERAL (
-            SELECT {_QUESTION} FROM results.executions
-             WHERE job_id = :job_id AND question_index = wanted.question_index AND messages <> '[]'
-             ORDER BY {_IN_ORDER} LIMIT 1) AS asked
-        """,  # noqa: S608 - fixed fragments, bound values
-        {"job_id": job_id, "indexes": list(indexes)},
-    )
-    return {record["question_index"]: record["question"] for record in found if record["question"] is not None}
-
-
 # --- retries ---------------------------------------------------------------------------------------------------
 
 
 class Repeatable(NamedTuple):
     """An execution that a retry may repeat."""
 
+    question_index: int
     question_id: str
     model_id: str
     region: str
     sample: int
 
 
-async def repeatable(
-    connection: AsyncConnection, job_id: str, chosen: ExecutionFilter, limit: int
-) -> tuple[list[Repeatable], dict[str, str]]:
-    """The chosen executions in order, and the whole text of each of their questions that is in the ledger.
-
-    The text is taken from any execution of the question: one that nobody ran has no prompt of its own.
-    """
-    found = await _ordered(
-        connection, "question_index, question_id, model_id, region, sample", job_id, chosen, None, limit
-    )
-    indexes = sorted({record["question_index"] for record in found})
-    texts = await rows(
-        connection,
-        f"""
-        SELECT asked.question_id, asked.question
-          FROM unnest(CAST(:indexes AS integer[])) AS wanted (question_index)
-         CROSS JOIN LATERAL (
-            SELECT question_id, {_QUESTION} FROM results.executions
-             WHERE job_id = :job_id AND question_index = wanted.question_index AND messages <> '[]'
-             ORDER BY {_IN_ORDER} LIMIT 1) AS asked
-         ORDER BY wanted.question_index
-        """,  # noqa: S608 - fixed fragments, bound values
-        {"job_id": job_id, "indexes": indexes},
-    )
-    cells = [Repeatable(r["question_id"], r["model_id"], r["region"], r["sample"]) for r in found]
-    return cells, {r["question_id"]: r["question"] for r in texts if r["question"] is not None}
+async def repeatable(connection: AsyncConnection, job_id: str, chosen: ExecutionFilter, limit: int) -> list[Repeatable]:
+    """The chosen executions, in order."""
+    found = await _ordered(connection, ", ".join(Repeatable._fields), job_id, chosen, None, limit)
+    return [Repeatable(**record) for record in found]

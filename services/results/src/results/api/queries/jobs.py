@@ -169,6 +169,23 @@ async def record(connection: AsyncConnection, job_id: str) -> JobRecord | None:
     )
 
 
+async def with_retries(connection: AsyncConnection, job_id: str, limit: int) -> tuple[str, ...]:
+    """A job and the jobs that repeat parts of it, or of one of those, from oldest to newest; ``limit`` at most.
+
+    Each is listed once, even when jobs claim to repeat each other.
+    """
+    statement = """
+        WITH RECURSIVE found (job_id) AS (
+            SELECT CAST(:job_id AS text) COLLATE "C"
+            UNION
+            SELECT jobs.job_id FROM results.jobs JOIN found ON jobs.retry_of = found.job_id)
+        SELECT jobs.job_id FROM (SELECT job_id FROM found LIMIT :limit) AS listed
+          JOIN results.jobs USING (job_id)
+         ORDER BY jobs.job_id <> :job_id, jobs.created_at, jobs.job_id
+    """
+    return tuple(record["job_id"] for record in await rows(connection, statement, {"job_id": job_id, "limit": limit}))
+
+
 async def plan(connection: AsyncConnection, job_id: str) -> tuple[bool, JobPlan | None]:
     """Whether a job is known, and its plan once it is accepted."""
     found = await row(connection, "SELECT plan FROM results.jobs WHERE job_id = :job_id", {"job_id": job_id})

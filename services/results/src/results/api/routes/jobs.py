@@ -12,16 +12,20 @@ from results.api.access import Api, ApiParts, Reader
 from results.api.documented import problems
 from results.api.models import BatchPage, Job, JobPage, JobStatus, JobTimings, Matrix, Summary
 from results.api.negotiation import produces
-from results.api.parameters import Cursor, JobPath, PageSize, execution_filter, job_filter
-from results.api.problems import job_not_found
-from results.api.queries import executions, jobs, summaries
-from results.api.queries.executions import ExecutionFilter, QuestionKey
+from results.api.parameters import Cursor, Flag, JobPath, PageSize, execution_filter, job_filter
+from results.api.problems import ApiError, Kind, job_not_found
+from results.api.queries import jobs, matrix, summaries
+from results.api.queries.executions import ExecutionFilter
 from results.api.queries.jobs import BatchKey, JobFilter, JobKey
+from results.api.queries.matrix import QuestionKey
 from results.api.queries.reading import reading
 from results.heartbeats import ALIVE_S
 
 MAX_MATRIX_EXECUTIONS: Final = 5_000
 """Executions on a page of the matrix: the questions of a page are as many as fit."""
+
+MAX_MERGED_JOBS: Final = 1_000
+"""A job and its retries, read together: the work of a page grows with them."""
 
 router = APIRouter(
     prefix="/v1/jobs",
@@ -115,25 +119,33 @@ async def list_batches(api: ApiParts, job_id: JobPath, cursor: Cursor = None, li
     )
 
 
-@router.get("/{job_id}/matrix", summary="Question x model x region", responses=problems(404))
+@router.get("/{job_id}/matrix", summary="Question x model x region", responses=problems(404, 413))
 async def get_matrix(
     api: ApiParts,
     job_id: JobPath,
     chosen: Annotated[ExecutionFilter, Depends(execution_filter)],
     cursor: Cursor = None,
+    *,
     limit: Annotated[int, Query(ge=1, le=100, description="Questions of a page, at most.")] = 20,
+    merged: Annotated[Flag, Query(description="With the answers of the jobs that retried this one.")] = False,
 ) -> Matrix:
-    """What every model in every region answered, question by question; large batches make shorter pages."""
-    return await matrix_page(api, job_id, chosen, cursor, limit)
+    """What every model in every region answered, question by question; large batches make shorter pages.
+
+    Merged, every cell shows the newest completed execution among the job, its retries and theirs, and where none is
+    completed the newest; `job_id` in the cell says whose it is. Filters by status look at what is shown.
+    """
+    return await matrix_page(api, job_id, chosen, cursor, limit, merged=merged)
 
 
-async def matrix_page(api: Api, job_id: str, chosen: ExecutionFilter, cursor: str | None, limit: int) -> Matrix:
+async def matrix_page(
+    api: Api, job_id: str, chosen: ExecutionFilter, cursor: str | None, limit: int, *, merged: bool = False
+) -> Matrix:
     """A page of the matrix of a job.
 
     Raises:
-        ApiError: The job is not known, or the cursor does not belong to this matrix.
+        ApiError: The job is not known, the cursor does not belong to this matrix, or there are too many retries.
     """
-    filters = {"job": job_id, **chosen._asdict()}
+    filters = {"job": job_id, **chosen._asdict(), "merged": merged}
     after = cursors.decode(cursor, filters, QuestionKey)
     async with reading(api.engine) as connection:
         plan = await require_job(connection, job_id)
@@ -141,16 +153,27 @@ async def matrix_page(api: Api, job_id: str, chosen: ExecutionFilter, cursor: st
         regions = dict.fromkeys(r for m in models for r in m.regions if not chosen.region or r in chosen.region)
         size = sum(len(m.regions) for m in models) * (plan.samples if plan else 1)
         questions = max(1, min(limit, MAX_MATRIX_EXECUTIONS // max(1, size)))
-        found = await executions.matrix(connection, job_id, chosen, after, questions + 1)
+        shown = await _merged_jobs(connection, job_id) if merged else (job_id,)
+        if merged and models:
+            chosen = chosen._replace(model=tuple(model.model_id for model in models), region=tuple(regions))
+        found = await matrix.page(connection, shown, chosen, after, questions + 1)
     rows = tuple(found[:questions])
     return Matrix(
         job_id=job_id,
+        jobs=shown,
         models=tuple(model.model_id for model in models),
         regions=tuple(regions),
         samples=plan.samples if plan else None,
         rows=rows,
         next_cursor=cursors.encode(QuestionKey(rows[-1].question_index), filters) if len(found) > questions else None,
     )
+
+
+async def _merged_jobs(connection: AsyncConnection, job_id: str) -> tuple[str, ...]:
+    found = await jobs.with_retries(connection, job_id, MAX_MERGED_JOBS + 1)
+    if len(found) > MAX_MERGED_JOBS:
+        raise ApiError(Kind.TOO_LARGE, f"more than {MAX_MERGED_JOBS} jobs would be merged; read them one by one")
+    return found
 
 
 @router.get("/{job_id}/summary", summary="How each model did in each region", responses=problems(404))

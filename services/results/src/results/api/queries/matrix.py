@@ -1,0 +1,115 @@
+"""Question x model x region of one job, or of a job together with those that repeat parts of it."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from parallax.contracts.messages import Counts
+from results.api.models import CellExecution, MatrixCell, MatrixRow
+from results.api.queries import questions
+from results.api.queries.executions import ExecutionFilter
+from results.api.queries.reading import EXCERPT_CHARS, Row, rows, where
+
+
+class QuestionKey(NamedTuple):
+    """Where a page of the matrix ended."""
+
+    question_index: int
+
+
+async def page(
+    connection: AsyncConnection, jobs: Sequence[str], chosen: ExecutionFilter, after: QuestionKey | None, limit: int
+) -> list[MatrixRow]:
+    """Questions of ``jobs[0]`` behind an index, each with what every model and region did with it in all the jobs."""
+    conditions = ["job_id = :job_id", "question_index > :after"]
+    values: dict[str, Any] = {"job_id": jobs[0], "after": -1 if after is None else after.question_index}
+    if chosen.question:
+        conditions.append("question_id = ANY(:question)")
+        values["question"] = list(chosen.question)
+    wanted = await rows(
+        connection,
+        f"""
+        SELECT DISTINCT question_index, question_id FROM results.batches {where(conditions)}
+         ORDER BY question_index LIMIT :limit
+        """,  # noqa: S608 - fixed fragments, bound values
+        {**values, "limit": limit},
+    )
+    cells = await _cells(connection, jobs, chosen, wanted)
+    texts = await questions.excerpts(connection, jobs[0], [record["question_index"] for record in wanted])
+    return [
+        MatrixRow(
+            question_index=record["question_index"],
+            question_id=record["question_id"],
+            text=texts.get(record["question_index"]),
+            cells=cells[record["question_index"]],
+        )
+        for record in wanted
+    ]
+
+
+_CELL: Final = ("id", "job_id", "sample", "status", "refused", "output_chars", "duration_s", "excerpt")
+_COLUMNS: Final = f"""
+    e.model_id, e.region, e.execution_id, e.job_id, e.sample, e.status, e.refused, e.output_chars, e.duration_s,
+    left(e.output ->> 'text', {EXCERPT_CHARS}) AS excerpt
+"""
+_IN_ORDER: Final = "question_index, model_id, region, sample"
+_WHERE: Final = (("model", "model_id"), ("region", "region"))
+
+
+async def _cells(
+    connection: AsyncConnection, jobs: Sequence[str], chosen: ExecutionFilter, wanted: Sequence[Row]
+) -> defaultdict[int, tuple[MatrixCell, ...]]:
+    statement = _of_one(chosen) if len(jobs) == 1 else _of_all(chosen)
+    values = {
+        "job_id": jobs[0],
+        "jobs": list(jobs),
+        "indexes": [record["question_index"] for record in wanted],
+        "ids": [record["question_id"] for record in wanted],
+        **{name: list(values) for name, values in chosen._asdict().items()},
+    }
+    grouped: dict[tuple[int, str, str], list[CellExecution]] = defaultdict(list)
+    for index, model_id, region, *rest in await connection.execute(text(statement), values):
+        grouped[index, model_id, region].append(CellExecution(**dict(zip(_CELL, rest, strict=True))))
+    cells: defaultdict[int, tuple[MatrixCell, ...]] = defaultdict(tuple)
+    for (index, model_id, region), executions in grouped.items():
+        tally = Counts(**Counter(execution.status.value for execution in executions))
+        cell = MatrixCell(model_id=model_id, region=region, counts=tally, executions=tuple(executions))
+        cells[index] = (*cells[index], cell)
+    return cells
+
+
+def _of_one(chosen: ExecutionFilter) -> str:
+    conditions = ["e.job_id = :job_id", "e.question_index = ANY(:indexes)"]
+    conditions += [
+        f"e.{column} = ANY(:{name})" for name, column in (*_WHERE, ("status", "status")) if getattr(chosen, name)
+    ]
+    return f"""
+        SELECT e.question_index, {_COLUMNS} FROM results.executions AS e {where(conditions)} ORDER BY {_IN_ORDER}
+    """  # noqa: S608 - fixed fragments, bound values
+
+
+def _of_all(chosen: ExecutionFilter) -> str:
+    """One execution of each cell: the newest that is completed, or else the newest.
+
+    A question has an index of its own in each job, so it is found by its id. A status is asked of what is shown:
+    what failed at first and was answered later is not among the failures.
+    """
+    conditions = ["b.job_id = ANY(:jobs)"]
+    conditions += [f"e.{column} = ANY(:{name})" for name, column in _WHERE if getattr(chosen, name)]
+    shown = "WHERE status = ANY(:status)" if chosen.status else ""
+    return f"""
+        SELECT * FROM (
+            SELECT DISTINCT ON (wanted.question_index, e.model_id, e.region, e.sample)
+                   wanted.question_index, {_COLUMNS}
+              FROM unnest(CAST(:indexes AS integer[]), CAST(:ids AS text[])) AS wanted (question_index, question_id)
+              JOIN results.batches AS b ON b.question_id = wanted.question_id
+              JOIN results.executions AS e
+                ON e.job_id = b.job_id AND e.question_index = b.question_index AND e.lane = b.lane
+             {where(conditions)}
+             ORDER BY wanted.question_index, e.model_id, e.region, e.sample,
+                      (e.status = 'completed') DESC, e.completed_at DESC, e.execution_id
+        ) AS shown {shown} ORDER BY {_IN_ORDER}
+    """  # noqa: S608 - fixed fragments, bound values
