@@ -21,6 +21,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from parallax.errors import InvalidInputError, UnavailableError
 from parallax.health import Health
+from parallax.serving import serving
 from parallax.telemetry import configure_logging, get_logger
 
 EXIT_INTERNAL: Final = 1
@@ -271,20 +272,13 @@ def probe_app(health: Health) -> FastAPI:
     return app
 
 
-class _QuietServer(uvicorn.Server):
-    """A server that leaves the process's signals alone."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 @asynccontextmanager
 async def http_server(app: FastAPI, address: HttpAddress | None) -> AsyncIterator[None]:
     """Serve an application while the block runs; without an address do nothing.
 
     Raises:
         InvalidInputError: The address cannot be listened on.
+        UnavailableError: The application did not start.
     """
     if address is None:
         yield
@@ -292,14 +286,9 @@ async def http_server(app: FastAPI, address: HttpAddress | None) -> AsyncIterato
     config = uvicorn.Config(
         app, host=address.host, port=address.port, log_config=None, access_log=False, timeout_graceful_shutdown=5
     )
-    server = _QuietServer(config)
     try:
-        sockets = [config.bind_socket()]
+        listening = config.bind_socket()
     except SystemExit as error:  # uvicorn's way to say that the address is taken
         raise InvalidInputError(f"PARALLAX_HTTP: cannot listen on {address.host}:{address.port}") from error
-    serving = asyncio.create_task(server.serve(sockets=sockets))
-    try:
+    async with serving(config, listening):
         yield
-    finally:
-        server.should_exit = True
-        await serving

@@ -13,14 +13,12 @@ from parallax.catalog import Catalog, load_catalog
 from parallax.client import ParallaxClient
 from parallax.errors import InvalidInputError
 from parallax_cli import examples
-from parallax_cli.home import Home, HomeBusyError, HomeLock, find_home
+from parallax_cli.home import HOME_URL, Home, HomeBusyError, HomeLock, find_home
 from parallax_cli.logs import log_nothing, log_to_file
 
 BUSY_WAIT_S: Final = 10.0
 """How long a command that only reads waits for another one that holds the home and has no API to ask."""
 MAX_BUDGET: Final = 2_000
-HOME_URL: Final = "http://parallax"
-"""The name in requests that go through a home's socket."""
 
 
 class Need(Enum):

@@ -7,10 +7,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import platformdirs
 
 from parallax.errors import InvalidInputError, UnavailableError
+
+HOME_URL: Final = "http://parallax"
+"""The name in requests that go through a home's socket."""
 
 
 class HomeBusyError(UnavailableError):

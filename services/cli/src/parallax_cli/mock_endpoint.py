@@ -10,7 +10,7 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Final, NamedTuple
 
@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from parallax.serving import serving as serving_http
 from parallax_cli.mock_script import FOREVER_S, Script, Step
 
 MAX_LOG: Final = 20_000
@@ -225,38 +226,13 @@ async def serving(app: Starlette, *, host: str = "127.0.0.1", port: int = 0) -> 
             app, http="h11", ws="none", lifespan="off", log_config=None, log_level="critical", access_log=False,
             timeout_graceful_shutdown=0, backlog=2048,
         )  # fmt: skip
-        server = _QuietServer(config)
-        task = asyncio.create_task(server.serve(sockets=[listening]), name="mock endpoint")
-        try:
-            await server.up.wait()
+        async with serving_http(config, listening, abrupt=True):
             yield f"http://{host}:{listening.getsockname()[1]}/v1"
-        finally:
-            server.should_exit = True
-            server.force_exit = True
-            await task
 
 
 def run(script: Script, *, host: str, port: int) -> None:
     """Serve until interrupted: the body of ``parallax mock-endpoint``."""
     uvicorn.run(create_mock(script), host=host, port=port, http="h11", ws="none", lifespan="off", access_log=False)
-
-
-class _QuietServer(uvicorn.Server):
-    """A server that leaves the process's signals alone and says when it is up."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.up = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
-        await super().startup(sockets=sockets)
-        self.up.set()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Change nothing."""
-        yield
 
 
 class _Raw:

@@ -30,9 +30,9 @@ from parallax.db.engine import create_engine
 from parallax.db.migrations import migrate
 from parallax.errors import UnavailableError
 from parallax_cli.adoption import adopt
-from parallax_cli.home import Home, HomeLock
+from parallax_cli.home import HOME_URL, Home, HomeLock
 from parallax_cli.local_model import LOCAL_ENDPOINT, local_model
-from parallax_cli.unix_server import SOCKET_URL, bound_socket, serving
+from parallax_cli.unix_server import bound_socket, serving
 from results.api.app import create_api
 from results.api.settings import ApiSettings
 
@@ -187,7 +187,7 @@ class _Parts:
         told that it is running.
         """
         try:
-            async with ParallaxClient(SOCKET_URL, socket=socket) as client, asyncio.timeout(HEARTBEAT_WAIT_S):
+            async with ParallaxClient(HOME_URL, socket=socket) as client, asyncio.timeout(HEARTBEAT_WAIT_S):
                 while not await self._are_known(client):  # noqa: ASYNC110 - the event is in the database
                     await asyncio.sleep(0.05)
         except TimeoutError as error:
