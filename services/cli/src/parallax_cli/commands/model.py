@@ -11,15 +11,17 @@ from parallax_cli.exits import guarded
 from parallax_cli.local_model import MODEL_ID
 from parallax_cli.local_model import local_model as serving
 
+Host = Annotated[str, typer.Option(help="Address to listen on; nobody is asked for a key there.")]
+
 
 @guarded
 def local_model(
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+    *, host: Host = "127.0.0.1", port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 0
 ) -> None:
     """Serve the small local model, OpenAI-compatible, until Ctrl-C or SIGTERM."""
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # before the server's threads start, which inherit it
-    with serving(port) as url:
+    with serving(port, host=host) as url:
         stdout().print(f"{MODEL_ID} answers at {url}", soft_wrap=True)
         signal.sigwait(signals)
 
@@ -28,7 +30,7 @@ def local_model(
 def mock_endpoint(
     *,
     script: Annotated[Path | None, typer.Option(help="YAML file that says which calls are answered how.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 9001,
 ) -> None:
     """Serve an OpenAI-compatible endpoint without a model, that can be slow, fail, stall or vanish on demand.
