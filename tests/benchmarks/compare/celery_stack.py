@@ -34,7 +34,7 @@ RECORD_QUEUE: Final = "bench-celery.record"
 QUEUES: Final = (RECORD_QUEUE, *(f"bench-celery.tasks.{region}" for region in REGIONS))
 EXECUTE_OPTIONS: Final = ("--pool", "prefork", "--concurrency", "2")
 RECORD_OPTIONS: Final = ("--pool", "prefork", "--concurrency", "2")
-"""The fastest of the pools and sizes tried on 2 cores for calls that take no time."""
+"""Celery's default pool; two processes each, because calls that take no time gain nothing from more."""
 
 
 class NotAvailableError(Exception):
