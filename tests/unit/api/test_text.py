@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallax.catalog import parse_catalog
+from parallax.contracts.answers import Cost
 from parallax.pricing import Use
 from results.api import cursors
 from results.api.exports import cell
-from results.api.models import Cost
 from results.api.negotiation import accepts
 from results.api.problems import ApiError, Kind
 from results.api.queries.summaries import estimate

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from parallax.client.events import JobEvent
-from parallax.client.models import Job, Matrix
+from parallax.contracts.answers import Job, Matrix
 from parallax.errors import InvalidInputError
 from parallax_cli.options import parse_where
 from parallax_cli.outcome import job_exit_code, summary_lines

@@ -6,7 +6,7 @@ from typing import Final
 from rich.console import Console
 
 from parallax.client import ParallaxClient
-from parallax.client.models import Job, JobStatus
+from parallax.contracts.answers import Job, JobStatus
 from parallax.contracts.messages import JobOutcome
 from parallax_cli.exits import ExitCode, exit_code_of
 from parallax_cli.tables import answers_table

@@ -6,16 +6,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from parallax.client.models import (
-    CellExecution,
-    ExecutionBrief,
-    JobBrief,
-    Matrix,
-    MatrixCell,
-    MatrixRow,
-    Regions,
-    Summary,
-)
+from parallax.contracts.answers import CellExecution, ExecutionBrief, JobBrief, Matrix, MatrixCell, MatrixRow, Summary
+from parallax.contracts.installation import Regions
 from parallax_cli.text import one_line
 from parallax_cli.view import STATUS_STYLES, duration
 

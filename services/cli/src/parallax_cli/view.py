@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from parallax.client.events import JobEvent
-from parallax.client.models import CatalogAnswer, Job, JobStatus
+from parallax.contracts.answers import Job, JobStatus
+from parallax.contracts.installation import CatalogAnswer
 from parallax.contracts.messages import Counts
 from parallax_cli.text import one_line
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from parallax.client import NotFoundError, ParallaxClient
-from parallax.client.models import Job, JobStatus
+from parallax.contracts.answers import Job, JobStatus
 
 PATIENCE_S: Final = 15.0
 """A healthy installation takes well under a second; what takes longer goes on without us."""

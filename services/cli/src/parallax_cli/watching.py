@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from parallax.client import ParallaxClient
-from parallax.client.models import Job
+from parallax.contracts.answers import Job
 from parallax.errors import UnavailableError
 from parallax_cli.console import is_live
 from parallax_cli.exits import ExitCode

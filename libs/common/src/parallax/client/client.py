@@ -17,8 +17,9 @@ from uuid import UUID
 import httpx
 
 from parallax.client.events import JobEvent, follow_events
-from parallax.client.models import (
-    CatalogAnswer,
+from parallax.client.results import Results
+from parallax.client.transport import Transport
+from parallax.contracts.answers import (
     Execution,
     ExecutionBrief,
     ExecutionPage,
@@ -27,13 +28,11 @@ from parallax.client.models import (
     JobPage,
     Matrix,
     MatrixRow,
-    Regions,
     Retried,
     Submitted,
     Summary,
 )
-from parallax.client.results import Results
-from parallax.client.transport import Transport
+from parallax.contracts.installation import CatalogAnswer, Regions
 from parallax.contracts.job import JobSpec
 from parallax.contracts.messages import ExecutionStatus
 

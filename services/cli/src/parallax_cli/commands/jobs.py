@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from parallax.client.models import Job, JobBrief, JobPage, Summary
+from parallax.contracts.answers import Job, JobBrief, JobPage, Summary
 from parallax.contracts.messages import ExecutionStatus
 from parallax.errors import InvalidInputError
 from parallax_cli.broker import broker_url, publish_cancellation

@@ -8,7 +8,8 @@ import typer
 
 from parallax.catalog import offer_of
 from parallax.client import NotFoundError, ParallaxClient
-from parallax.client.models import Job, Regions, Submitted
+from parallax.contracts.answers import Job, Submitted
+from parallax.contracts.installation import Regions
 from parallax.contracts.intake import Offer
 from parallax.contracts.job import JobSpec
 from parallax.contracts.plan import batch_count, execution_count

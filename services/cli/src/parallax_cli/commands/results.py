@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from parallax.client import ParallaxClient
-from parallax.client.models import ExecutionBrief, Matrix, MatrixRow
+from parallax.contracts.answers import ExecutionBrief, Matrix, MatrixRow
 from parallax.errors import InvalidInputError
 from parallax_cli.connect import Need, Target, connected
 from parallax_cli.console import print_json, stderr, stdout

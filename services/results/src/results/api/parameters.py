@@ -8,10 +8,10 @@ from typing import Annotated, Final
 from fastapi import Path, Query
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, JsonValue
 
+from parallax.contracts.answers import JobStatus
 from parallax.contracts.messages import ExecutionStatus
 from parallax.contracts.model import JobId, Name, RegionName
 from results.api.cursors import MAX_CURSOR_CHARS
-from results.api.models import JobStatus
 from results.api.problems import invalid_parameter
 from results.api.queries.executions import ExecutionFilter
 from results.api.queries.jobs import JobFilter

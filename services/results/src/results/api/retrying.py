@@ -6,9 +6,9 @@ Its questions are those that results was told when their batches opened, or else
 
 from typing import Final
 
+from parallax.contracts.answers import JobStatus
 from parallax.contracts.job import MAX_QUESTIONS
 from results.api.access import Api
-from results.api.models import JobStatus
 from results.api.problems import ApiError, Kind, Place, job_not_found
 from results.api.queries import executions, jobs, questions
 from results.api.queries.executions import ExecutionFilter

@@ -15,7 +15,7 @@ from pydantic_core import to_json
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from parallax.clock import Clock
-from results.api.models import Progress
+from parallax.contracts.answers import Progress
 from results.api.problems import RETRY_AFTER_S, ApiError, Kind
 from results.api.queries import jobs
 from results.api.queries.reading import reading

@@ -8,13 +8,13 @@ import secrets
 from typing import Final, NamedTuple
 
 from parallax.catalog import offer_of
+from parallax.contracts.answers import JobStatus
 from parallax.contracts.intake import check_job
 from parallax.contracts.job import JobSpec
 from parallax.contracts.messages import SubmitJob
 from parallax.contracts.plan import batch_count, execution_count
 from parallax.db.engine import transaction
 from results.api.access import Api
-from results.api.models import JobStatus
 from results.api.problems import ApiError, Kind, invalid_job
 from results.api.queries import submissions
 

@@ -15,11 +15,11 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, ValidationError
 from starlette.responses import HTMLResponse, Response
 
+from parallax.contracts.answers import Execution, JobStatus, Matrix, MatrixRow
 from parallax.contracts.messages import ExecutionStatus
 from parallax.contracts.model import Name, RegionName
 from parallax.errors import UnavailableError
 from results.api.access import Api, ApiParts, Reader
-from results.api.models import Execution, JobStatus, Matrix, MatrixRow
 from results.api.parameters import Cursor, JobPath
 from results.api.problems import RETRY_AFTER_S, ApiError, Kind
 from results.api.queries import executions, jobs, matrix, summaries

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from parallax.contracts.answers import Execution, ExecutionBrief
 from parallax.contracts.messages import (
     Attempt,
     ChatMessage,
@@ -15,7 +16,6 @@ from parallax.contracts.messages import (
     Usage,
 )
 from parallax.contracts.model import Strict
-from results.api.models import Execution, ExecutionBrief
 from results.api.queries.questions import IN_PROMPT
 from results.api.queries.reading import EXCERPT_CHARS, Row, row, rows, where
 

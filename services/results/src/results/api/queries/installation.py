@@ -4,7 +4,7 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from results.api.installation import ExecutorState
+from parallax.contracts.installation import ExecutorState
 from results.api.queries.reading import rows
 
 

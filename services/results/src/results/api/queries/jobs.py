@@ -9,9 +9,9 @@ from sqlalchemy import bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from parallax.contracts.answers import Batch, JobBrief, JobStatus, LaneProgress, Progress, Running
 from parallax.contracts.messages import Problem, Reason
 from parallax.contracts.plan import JobPlan
-from results.api.models import Batch, JobBrief, JobStatus, LaneProgress, Progress, Running
 from results.api.queries.reading import STATUSES, Row, counts, row, rows, where
 
 MAX_OPEN_BATCHES: Final = 10

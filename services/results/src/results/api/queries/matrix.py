@@ -7,8 +7,8 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from parallax.contracts.answers import CellExecution, MatrixCell, MatrixRow
 from parallax.contracts.messages import Counts
-from results.api.models import CellExecution, MatrixCell, MatrixRow
 from results.api.queries import questions
 from results.api.queries.executions import ExecutionFilter
 from results.api.queries.reading import EXCERPT_CHARS, Row, rows, where
@@ -99,11 +99,12 @@ def _of_all(chosen: ExecutionFilter) -> str:
     """
     conditions = ["b.job_id = ANY(:jobs)"]
     conditions += [f"e.{column} = ANY(:{name})" for name, column in _WHERE if getattr(chosen, name)]
-    shown = "WHERE status = ANY(:status)" if chosen.status else ""
+    shown = where(["e.status = ANY(:status)"]) if chosen.status else ""
     return f"""
-        SELECT * FROM (
+        SELECT newest.question_index, {_COLUMNS}
+          FROM (
             SELECT DISTINCT ON (wanted.question_index, e.model_id, e.region, e.sample)
-                   wanted.question_index, {_COLUMNS}
+                   wanted.question_index, e.execution_id
               FROM unnest(CAST(:indexes AS integer[]), CAST(:ids AS text[])) AS wanted (question_index, question_id)
               JOIN results.batches AS b ON b.question_id = wanted.question_id
               JOIN results.executions AS e
@@ -111,5 +112,7 @@ def _of_all(chosen: ExecutionFilter) -> str:
              {where(conditions)}
              ORDER BY wanted.question_index, e.model_id, e.region, e.sample,
                       (e.status = 'completed') DESC, e.completed_at DESC, e.execution_id
-        ) AS shown {shown} ORDER BY {_IN_ORDER}
+          ) AS newest
+          JOIN results.executions AS e USING (execution_id)
+         {shown} ORDER BY {_IN_ORDER}
     """  # noqa: S608 - fixed fragments, bound values

@@ -6,8 +6,8 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parallax.catalog import Catalog
+from parallax.contracts.answers import Cost, Latency, Summary, SummaryRow, Tokens
 from parallax.pricing import Use, cost_of
-from results.api.models import Cost, Latency, Summary, SummaryRow, Tokens
 from results.api.queries.reading import Row, added, counts, rows
 
 _STATEMENT: Final = """

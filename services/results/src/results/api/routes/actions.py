@@ -4,12 +4,12 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 
+from parallax.contracts.answers import Job, Retried, Submitted
 from parallax.contracts.messages import CancelJob
 from results.api import bodies
 from results.api.access import ApiParts, requires
 from results.api.documented import JOB_BODY, optional_body, problems
 from results.api.keys import Scope
-from results.api.models import Job, Retried, Submitted
 from results.api.negotiation import produces
 from results.api.parameters import JobPath
 from results.api.queries import jobs

@@ -6,11 +6,11 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import StreamingResponse
 
+from parallax.contracts.answers import Execution, ExecutionPage
 from results.api import cursors
 from results.api.access import ApiParts, Reader
 from results.api.documented import EXPORTED, problems
 from results.api.exports import Format, export
-from results.api.models import Execution, ExecutionPage
 from results.api.negotiation import produces
 from results.api.parameters import Cursor, JobPath, PageSize, execution_filter
 from results.api.problems import ApiError, Kind

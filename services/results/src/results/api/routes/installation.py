@@ -8,10 +8,7 @@ from fastapi import APIRouter, Depends, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from parallax.contracts import routing
-from parallax.errors import UnavailableError, UnroutableError
-from results.api.access import Api, ApiParts, Reader
-from results.api.documented import problems
-from results.api.installation import (
+from parallax.contracts.installation import (
     CatalogAnswer,
     CatalogModel,
     CatalogRegion,
@@ -21,6 +18,9 @@ from results.api.installation import (
     Regions,
     RegionState,
 )
+from parallax.errors import UnavailableError, UnroutableError
+from results.api.access import Api, ApiParts, Reader
+from results.api.documented import problems
 from results.api.negotiation import produces
 from results.api.queries.installation import live_executors, ping
 from results.api.queries.reading import reading

@@ -6,11 +6,11 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Query
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from parallax.contracts.answers import BatchPage, Job, JobPage, JobStatus, JobTimings, Matrix, Summary
 from parallax.contracts.plan import JobPlan
 from results.api import cursors
 from results.api.access import Api, ApiParts, Reader
 from results.api.documented import problems
-from results.api.models import BatchPage, Job, JobPage, JobStatus, JobTimings, Matrix, Summary
 from results.api.negotiation import produces
 from results.api.parameters import Cursor, Flag, JobPath, PageSize, execution_filter, job_filter
 from results.api.problems import ApiError, Kind, job_not_found
@@ -24,7 +24,7 @@ from results.heartbeats import ALIVE_S
 MAX_MATRIX_EXECUTIONS: Final = 5_000
 """Executions on a page of the matrix: the questions of a page are as many as fit."""
 
-MAX_MERGED_JOBS: Final = 1_000
+MAX_MERGED_JOBS: Final = 200
 """A job and its retries, read together: the work of a page grows with them."""
 
 router = APIRouter(

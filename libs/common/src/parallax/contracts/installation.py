@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
-from results.api.models import Answer
+from parallax.contracts.answers import Answer
 
 
 class ExecutorState(Answer):

@@ -1,12 +1,11 @@
-"""What the API answers, as a client reads it: fields that a newer service adds are ignored.
+"""What the API answers about jobs: typed, documented, and apart from both the messages and the tables.
 
-Durations are in seconds; a field that is not known is ``None``, never a guess.
+The API writes these models and its clients read them. Durations are in seconds, moments in RFC 3339 with an offset.
+A field that is not known is ``null``, never a guess. Changes within ``/v1`` only add.
 """
 
-from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -28,7 +27,7 @@ from parallax.contracts.plan import JobPlan
 
 
 class Answer(BaseModel):
-    """The base of everything the API answers."""
+    """The base of everything the API answers; what a newer service adds is ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -94,6 +93,13 @@ class Batch(Answer):
     completed_at: datetime | None
     closed_status: ExecutionStatus | None
     """Set when the batch was ended from outside: what its missing executions were recorded as."""
+
+
+class BatchPage(Answer):
+    """A page of batches, in the order of their questions."""
+
+    items: tuple[Batch, ...]
+    next_cursor: str | None
 
 
 class LaneProgress(Answer):
@@ -327,66 +333,12 @@ class Summary(Answer):
     cost: Cost | None
 
 
-class ExecutorState(Answer):
-    """A live executor, as its last heartbeat says."""
+class Progress(Answer):
+    """What the event ``progress`` of a stream carries."""
 
-    id: str
-    budget: int
-    in_flight: int
-    models: tuple[str, ...]
-    endpoint_state: Literal["ready", "throttled", "unavailable"]
-    last_error: str | None
-    started_at: datetime
-    heard_at: datetime
-
-
-class RegionState(Answer):
-    """What a region can do now."""
-
-    id: str
-    name: str
-    simulated: bool
-    """True when the region is only pretended."""
-    executors: tuple[ExecutorState, ...]
-    budget: int
-    in_flight: int
-    queue_depth: int | None
-    """Executions waiting for an executor; ``null`` when the broker cannot be asked."""
-    models: tuple[str, ...]
-    """Catalog names of the models that run here."""
-    last_error: str | None
-
-
-class Regions(Answer):
-    """Every region of the catalog."""
-
-    regions: tuple[RegionState, ...]
-
-
-class CatalogRegion(Answer):
-    """A region jobs may name."""
-
-    id: str
-    name: str
-    simulated: bool
-
-
-class CatalogModel(Answer):
-    """A model jobs may name."""
-
-    id: str
-    upstream: str
-    regions: tuple[str, ...]
-
-
-class CatalogAnswer(Answer):
-    """What jobs may ask for, without addresses of endpoints."""
-
-    regions: tuple[CatalogRegion, ...]
-    models: tuple[CatalogModel, ...]
-    currency: str | None
-    prices_as_of: str | None
-    gpu_second: Mapping[str, float]
+    status: JobStatus
+    executions: int | None
+    counts: Counts
 
 
 class Retried(Answer):
