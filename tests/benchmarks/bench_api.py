@@ -52,9 +52,11 @@ _PLAN: Final = {
 }
 
 _JOBS: Final = """
-INSERT INTO results.jobs (job_id, created_at, name, spec, plan, questions, batches, executions, metadata, submitted_at,
-                          accepted_at, started_at, finished_at, finished_reason, outcome, counts, not_started)
+INSERT INTO results.jobs (job_id, created_at, name, spec, plan, questions, batches, executions, retry_of, metadata,
+                          submitted_at, accepted_at, started_at, finished_at, finished_reason, outcome, counts,
+                          not_started)
 SELECT job_id, at, 'survey ' || n % 50, '{"name": "survey"}', $4::jsonb, $3, $3, $3 * 10,
+       CASE WHEN n % 4 <> 1 THEN 'job-' || n - 1 END,
        jsonb_build_object('team', n % 20), at, at, at, at + interval '1 hour',
        '{"code": "all_batches_completed", "message": "every batch is complete"}',
        CASE WHEN n % 10 = 0 THEN 'failed' ELSE 'completed' END, '{"completed": 1}', 0
@@ -63,9 +65,12 @@ SELECT job_id, at, 'survey ' || n % 50, '{"name": "survey"}', $4::jsonb, $3, $3,
           FROM generate_series(1, $2::int) AS n) AS made
 """
 _BATCHES: Final = """
-INSERT INTO results.batches (job_id, lane, question_index, question_id, expected, completed, failed, opened_at,
-                             deadline_at, completed_at)
-SELECT job_id, 'all', q, 'question-' || q, 10, 9, 1, accepted_at, accepted_at + interval '1 hour', accepted_at
+INSERT INTO results.batches (job_id, lane, question_index, question_id, question, expected, completed, failed,
+                             opened_at, deadline_at, completed_at)
+SELECT job_id, 'all', q, 'question-' || q,
+       jsonb_build_object('id', 'question-' || q, 'text', 'Question ' || q || ': ' || repeat('what and why? ', 8),
+                          'tags', '[]'::jsonb, 'metadata', '{}'::jsonb),
+       10, 9, 1, accepted_at, accepted_at + interval '1 hour', accepted_at
   FROM results.jobs, generate_series(0, questions - 1) AS q WHERE job_id LIKE $1
 """
 _EXECUTIONS: Final = """
@@ -140,6 +145,11 @@ ENDPOINTS: Final = (
     Endpoint(
         "matrix",
         "/v1/jobs/{job}/matrix",
+        f"SELECT * FROM results.executions WHERE job_id = $1 AND question_index < 20 {_ORDER}",
+    ),
+    Endpoint(
+        "matrix?merged",
+        "/v1/jobs/{job}/matrix?merged=true",
         f"SELECT * FROM results.executions WHERE job_id = $1 AND question_index < 20 {_ORDER}",
     ),
     Endpoint(
