@@ -225,6 +225,8 @@ async def test_hostile_urls_never_break_the_service(stage: Stage, path: str, par
         return "".join(f"%{byte:02x}" for byte in some.encode("utf-8", "surrogatepass"))
 
     response = await stage.http.get(f"{path.format(quoted(part))}?{name}={quoted(value)}")
-    if response.status_code != 200:
+    assert response.status_code < 500
+    if response.headers["content-type"].startswith("text/html"):
+        assert path == "/{}"  # the web page's own address, when the part is empty
+    elif response.status_code != 200:
         problem_of(response, response.status_code)
-        assert response.status_code < 500
