@@ -243,12 +243,23 @@ class Installation:
 
     async def wait_for(self, sql: str, **parameters: Any) -> None:
         """Wait until a query gives a first column that is true."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                rows = await self.rows(sql, **parameters)
-                if rows and next(iter(rows[0].values())):
-                    return
-                await asyncio.sleep(0.05)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    rows = await self.rows(sql, **parameters)
+                    if rows and next(iter(rows[0].values())):
+                        return
+                    await asyncio.sleep(0.05)
+        except TimeoutError as error:
+            raise TimeoutError(f"still not: {sql} {parameters}\n{self.describe()}") from error
+
+    def describe(self) -> str:
+        """Which replicas run, and the end of each one's log: what a person needs when a test waits in vain."""
+        return "\n".join(
+            f"{name}: {'runs' if process.poll() is None else f'ended with {process.returncode}'}; "
+            f"{self.log(name).read_bytes()[-600:].decode(errors='replace')}"
+            for name, process in self._processes.items()
+        )
 
     def calls(self) -> list[ModelCall]:
         """Every call that a model server saw."""
