@@ -5,6 +5,7 @@ import dataclasses
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,7 +19,7 @@ from parallax.bus.memory import MemoryBroker, MemoryBus, Reply
 from parallax.catalog import Catalog, parse_catalog
 from parallax.clock import SystemClock
 from parallax.contracts.messages import Message, decode
-from parallax.contracts.routing import SUBMISSIONS
+from parallax.contracts.routing import SUBMISSIONS, Queue
 from parallax.db.engine import create_engine
 from parallax.health import Health
 from results.settings import Settings as ResultsSettings
@@ -28,7 +29,7 @@ from tests.harness.results import eventually, rows
 
 REGIONS: Final = ("us", "eu", "apac")
 MODELS: Final = ("one", "two", "three")
-PATIENCE_S: Final = 60.0
+PATIENCE_S: Final = 120.0
 """How long a test waits for what must happen; only a failing one waits that long."""
 
 CATALOG: Final[Catalog] = parse_catalog(
@@ -109,18 +110,27 @@ class Whole:
 
     async def until_status(self, job_id: str, *statuses: str) -> dict[str, Any]:
         """The job's row, once its status is one of those."""
-        found: list[dict[str, Any]] = []
-
-        async def reached() -> bool:
-            found[:] = await rows(self.engine, "SELECT * FROM results.jobs WHERE job_id = :job_id", job_id=job_id)
-            return bool(found) and found[0]["status"] in statuses
-
-        await eventually(reached)
-        return found[0]
+        return await self._until(
+            "jobs", "job_id = :job_id AND status = ANY(:statuses)", job_id=job_id, statuses=[*statuses]
+        )
 
     async def finished(self, job_id: str) -> dict[str, Any]:
-        """The job's row, once it has ended."""
-        return await self.until_status(job_id, "completed", "failed")
+        """The job's row, once all has been said about it."""
+        return await self._until("jobs", "job_id = :job_id AND finished_at IS NOT NULL", job_id=job_id)
+
+    async def until_heard_of(self, executor_id: str) -> None:
+        """Wait for a heartbeat of an executor that is recorded from now on."""
+        since = datetime.now(UTC)
+        condition = "executor_id = :executor_id AND received_at > :since"
+        await self._until("executors", condition, executor_id=executor_id, since=since)
+
+    async def until_taken(self, queue: Queue) -> None:
+        """Wait until nothing waits in a queue; what was taken may still be held."""
+
+        async def empty() -> bool:
+            return self.broker.depth(queue) == 0
+
+        await eventually(empty)
 
     async def executions(self, job_id: str) -> list[dict[str, Any]]:
         """The job's rows in the ledger."""
@@ -128,6 +138,14 @@ class Whole:
             "SELECT * FROM results.executions WHERE job_id = :job_id ORDER BY question_index, model_id, region, sample"
         )
         return await rows(self.engine, order, job_id=job_id)
+
+    async def _until(self, table: str, condition: str, **values: Any) -> dict[str, Any]:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                found = await rows(self.engine, f"SELECT * FROM results.{table} WHERE {condition}", **values)
+                if found:
+                    return found[0]
+                await asyncio.sleep(0.02)
 
     async def assert_healthy(self) -> None:
         """Every probe of every service says that it works."""

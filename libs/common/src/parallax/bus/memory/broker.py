@@ -120,8 +120,11 @@ class MemoryBroker:
         self._route(Stored(encode(message), key, expires_at=at), dead=False)
 
     def store_raw(self, queue: Queue, stored: Stored) -> None:
-        """Put a message straight into a queue."""
-        self._queues[queue.name].ready.append(stored)
+        """Put a message straight into a queue or a stream."""
+        if queue.kind is QueueKind.STREAM:
+            self._streams[queue.name].entries.append(stored)
+        else:
+            self._queues[queue.name].ready.append(stored)
         self.wake()
 
     def bury(self, queue: Queue, stored: Stored, reason: str) -> None:
