@@ -17,7 +17,8 @@ import psutil
 
 from parallax.bus.memory import MemoryBroker, MemoryBus
 from parallax.clock import SystemClock
-from parallax.contracts.messages import BatchCompleted, Counts, Message
+from parallax.contracts.messages import BatchCompleted, Message
+from parallax.contracts.outcomes import Counts
 from parallax.contracts.plan import BatchRef
 from parallax.db.embedded import embedded_postgres
 from parallax.db.engine import create_engine

@@ -11,7 +11,8 @@ from yarl import URL
 from parallax.bus import letters
 from parallax.bus.port import MAX_DELIVERIES, Bus, Consumption, Delivery, Following
 from parallax.contracts import routing
-from parallax.contracts.messages import CancelJob, JobCancelled, Reason, decode
+from parallax.contracts.messages import CancelJob, JobCancelled, decode
+from parallax.contracts.outcomes import Reason
 from parallax.contracts.routing import Queue
 from parallax.errors import StaleDeliveryError, UnavailableError, UnroutableError
 from tests.contract.buses import WAIT_S, AmqpInstallation, Installation, MemoryInstallation

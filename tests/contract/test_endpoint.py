@@ -12,7 +12,7 @@ import pytest
 from executor.endpoints.openai import OpenAIEndpoint
 from executor.endpoints.port import CallTrace, Endpoint, EndpointError, ModelRequest
 from parallax.contracts.job import Parameters
-from parallax.contracts.messages import ChatMessage
+from parallax.contracts.outcomes import ChatMessage
 from parallax_cli.mock_script import Step
 from tests.fakes.endpoint import FakeEndpoint
 from tests.fakes.model_server import model_server

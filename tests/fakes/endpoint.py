@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from executor.endpoints.failures import status_failure
 from executor.endpoints.port import CallTrace, EndpointError, ModelAnswer, ModelRequest
-from parallax.contracts.messages import ErrorInfo, Usage
+from parallax.contracts.outcomes import ErrorInfo, Usage
 from parallax_cli.mock_script import Step
 
 

@@ -18,15 +18,8 @@ from parallax.catalog import Catalog, parse_catalog
 from parallax.clock import SystemClock
 from parallax.contracts.ids import execution_id
 from parallax.contracts.job import Limits, Parameters
-from parallax.contracts.messages import (
-    ChatMessage,
-    ExecutionFinished,
-    ExecutionTask,
-    ExecutorHeartbeat,
-    JobCancelled,
-    Message,
-    Reason,
-)
+from parallax.contracts.messages import ExecutionFinished, ExecutionTask, ExecutorHeartbeat, JobCancelled, Message
+from parallax.contracts.outcomes import ChatMessage, Reason
 from parallax.contracts.plan import BatchRef
 from parallax.contracts.routing import FACTS, HEARTBEATS, Queue, executions
 from parallax.errors import StaleDeliveryError, UnavailableError

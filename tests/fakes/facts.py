@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 
 from parallax.contracts.ids import execution_id
 from parallax.contracts.job import Parameters
-from parallax.contracts.messages import (
+from parallax.contracts.messages import ExecutionFinished
+from parallax.contracts.outcomes import (
     Attempt,
     AttemptOutcome,
     ChatMessage,
     ErrorInfo,
-    ExecutionFinished,
     ExecutionStatus,
     Output,
     Receipt,

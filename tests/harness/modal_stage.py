@@ -17,7 +17,7 @@ from modal_deployment.answering import Where, answer
 from modal_deployment.engine import Engine
 from modal_deployment.plan import ModelPlan
 from parallax.contracts.job import Parameters
-from parallax.contracts.messages import ChatMessage
+from parallax.contracts.outcomes import ChatMessage
 from parallax_cli.mock_script import Step
 from tests.fakes.engines import ScriptedEngine
 from tests.fakes.modal_control_plane import TOKEN_ID, TOKEN_SECRET, Call, ControlPlane, Handler, control_plane

@@ -17,16 +17,14 @@ from parallax.contracts.intake import check_job
 from parallax.contracts.job import JobSpec
 from parallax.contracts.messages import (
     BatchOpened,
-    Counts,
     ExecutionFinished,
     JobAccepted,
     JobFinished,
-    JobOutcome,
     JobStarted,
     Message,
-    Reason,
     decode,
 )
+from parallax.contracts.outcomes import Counts, JobOutcome, Reason
 from parallax.contracts.plan import ALL_REGIONS_LANE, BatchPlan, BatchRef, JobPlan, batch_count, execution_count
 from parallax.contracts.routing import Queue
 from parallax.db.engine import create_engine

@@ -30,15 +30,14 @@ from parallax.contracts.messages import (
     BatchIncomplete,
     CancelJob,
     CloseBatch,
-    Counts,
     ExecutionFinished,
-    ExecutionStatus,
     ExecutionTask,
     InspectBatch,
     JobFinished,
     Message,
     decode,
 )
+from parallax.contracts.outcomes import Counts, ExecutionStatus
 from parallax.contracts.plan import BatchPlan, BatchRef
 from parallax.contracts.routing import BATCHES, EVENTS, FACTS, SUBMISSIONS, Queue, executions
 from parallax.errors import UnavailableError

@@ -15,7 +15,8 @@ from parallax.bus.amqp import AmqpBus
 from parallax.bus.amqp.publisher import Outgoing
 from parallax.bus.port import Delivery
 from parallax.contracts import routing
-from parallax.contracts.messages import CancelJob, ExecutorHeartbeat, JobCancelled, Reason, decode
+from parallax.contracts.messages import CancelJob, ExecutorHeartbeat, JobCancelled, decode
+from parallax.contracts.outcomes import Reason
 from parallax.errors import InvalidInputError, StaleDeliveryError, UnavailableError, UnroutableError
 from tests.harness.proxy import proxy
 from tests.harness.rabbitmq import REGIONS, Node

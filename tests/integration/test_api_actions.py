@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from parallax.contracts.messages import CancelJob, JobOutcome, SubmitJob
+from parallax.contracts.messages import CancelJob, SubmitJob
+from parallax.contracts.outcomes import JobOutcome
 from parallax.contracts.routing import PROGRESS, SUBMISSIONS
 from tests.integration.api_stage import Stage, job_document, staged
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from parallax.contracts.messages import ExecutionStatus
+from parallax.contracts.outcomes import ExecutionStatus
 from tests.fakes import facts
 from tests.integration.api_stage import Stage, staged
 

@@ -5,11 +5,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from parallax.contracts.job import JobSpec
-from parallax.contracts.messages import ExecutionFinished, ExecutionStatus, SubmitJob
+from parallax.contracts.messages import ExecutionFinished, SubmitJob
+from parallax.contracts.outcomes import ExecutionStatus
 from parallax.contracts.plan import BatchPlan, Cell
 from parallax.contracts.routing import SUBMISSIONS
+from results.api.routes.jobs import MAX_MERGED_JOBS
 from tests.fakes import facts
 from tests.integration.api_stage import Stage, job_document, staged
 
@@ -219,6 +222,19 @@ async def test_jobs_that_claim_to_repeat_each_other_are_merged_once(stage: Stage
     assert matrix["jobs"] == ["job-1", "job-2"]
     assert len(matrix["rows"]) == 1, "only the job's own questions"
     assert {model for _, model, _ in await shown(stage)} == {"model-0", "model-1"}, "only the job's own models"
+
+
+async def test_more_jobs_than_one_answer_can_hold_are_not_merged(stage: Stage) -> None:
+    await stage.complete_job("job-1", 1)
+    retries = text("""
+        INSERT INTO results.jobs (job_id, created_at, retry_of)
+        SELECT 'again-' || n, now(), 'job-1' FROM generate_series(1, :count) AS n
+    """)
+    async with stage.engine.begin() as connection:
+        await connection.execute(retries, {"count": MAX_MERGED_JOBS})
+    problem = (await stage.http.get("/v1/jobs/job-1/matrix", params={"merged": "true"})).json()
+    assert (problem["status"], problem["type"]) == (413, "urn:parallax:problem:too-large")
+    assert (await stage.http.get("/jobs/job-1")).status_code == 200
 
 
 async def test_the_page_of_a_job_leads_to_the_merged_answers(stage: Stage) -> None:

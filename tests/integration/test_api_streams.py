@@ -15,7 +15,8 @@ import pytest
 from httpx_sse import EventSource
 
 from parallax.clock import SystemClock
-from parallax.contracts.messages import ExecutorHeartbeat, JobRejected, Problem, Reason, RunningExecution
+from parallax.contracts.messages import ExecutorHeartbeat, JobRejected, Problem, RunningExecution
+from parallax.contracts.outcomes import Reason
 from results import heartbeats
 from results.api.problems import ApiError, Kind
 from results.api.settings import ApiSettings

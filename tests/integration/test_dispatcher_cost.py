@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from parallax.bus.memory import MemoryBroker, MemoryBus
 from parallax.clock import SystemClock
-from parallax.contracts.messages import BatchCompleted, Counts
+from parallax.contracts.messages import BatchCompleted
+from parallax.contracts.outcomes import Counts
 from parallax.contracts.plan import BatchRef
 from parallax.db.engine import create_engine
 from parallax.db.migrations import migrate

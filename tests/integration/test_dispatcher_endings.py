@@ -11,15 +11,13 @@ from parallax.bus.memory import MemoryBus
 from parallax.contracts.messages import (
     BatchOpened,
     CloseBatch,
-    Counts,
-    ExecutionStatus,
     ExecutionTask,
     JobAccepted,
     JobCancelled,
     JobFinished,
-    JobOutcome,
     JobStarted,
 )
+from parallax.contracts.outcomes import Counts, ExecutionStatus, JobOutcome
 from parallax.contracts.routing import executions
 from parallax.db.engine import create_engine
 from tests.integration.dispatcher_stage import CATALOG, HesitantBus, Stage, dispatching, job_document, staged

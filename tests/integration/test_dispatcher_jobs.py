@@ -15,16 +15,13 @@ from parallax.contracts.job import MAX_JOB_BYTES
 from parallax.contracts.messages import (
     BatchCompleted,
     BatchOpened,
-    ChatMessage,
-    Counts,
-    ExecutionStatus,
     ExecutionTask,
     JobAccepted,
     JobCancelled,
-    JobOutcome,
     JobRejected,
     JobStarted,
 )
+from parallax.contracts.outcomes import ChatMessage, Counts, ExecutionStatus, JobOutcome
 from parallax.contracts.plan import BatchRef
 from parallax.contracts.routing import DEAD_LETTERS, PROGRESS
 from parallax.db.engine import create_engine

@@ -15,18 +15,15 @@ from parallax.contracts.messages import (
     BatchCompleted,
     BatchIncomplete,
     BatchOpened,
-    Counts,
-    ErrorInfo,
     ExecutionFinished,
-    ExecutionStatus,
     ExecutionTask,
     InspectBatch,
     JobAccepted,
     JobFinished,
-    JobOutcome,
     JobStarted,
     Message,
 )
+from parallax.contracts.outcomes import Counts, ErrorInfo, ExecutionStatus, JobOutcome
 from parallax.contracts.plan import BatchRef, Cell
 from parallax.contracts.routing import DEAD_EXECUTIONS, DEAD_LETTERS, executions
 from parallax.db.engine import create_engine

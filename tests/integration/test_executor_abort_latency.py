@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from executor.endpoints.openai import OpenAIEndpoint
-from parallax.contracts.messages import ExecutionStatus
+from parallax.contracts.outcomes import ExecutionStatus
 from parallax_cli.mock_script import Rule, Script, Step
 from tests.fakes.executor_stage import QUICK, executor_stage, task
 from tests.fakes.model_server import model_server

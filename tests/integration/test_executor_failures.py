@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from executor.endpoints.openai import OpenAIEndpoint
-from parallax.contracts.messages import Attempt, AttemptOutcome, ExecutionFinished, ExecutionStatus
+from parallax.contracts.messages import ExecutionFinished
+from parallax.contracts.outcomes import Attempt, AttemptOutcome, ExecutionStatus
 from parallax_cli.mock_endpoint import create_mock, serving
 from parallax_cli.mock_script import Rule, Script, Step
 from tests.fakes.executor_stage import QUICK, ExecutorStage, executor_stage, task

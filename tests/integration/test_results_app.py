@@ -10,16 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from parallax.bus.memory import MemoryBroker, MemoryBus
 from parallax.clock import SystemClock
-from parallax.contracts.messages import (
-    BatchCompleted,
-    CloseBatch,
-    Counts,
-    ErrorInfo,
-    ExecutionStatus,
-    ExecutorHeartbeat,
-    InspectBatch,
-    JobStarted,
-)
+from parallax.contracts.messages import BatchCompleted, CloseBatch, ExecutorHeartbeat, InspectBatch, JobStarted
+from parallax.contracts.outcomes import Counts, ErrorInfo, ExecutionStatus
 from parallax.contracts.routing import BATCHES, DEAD_LETTERS, EVENTS, FACTS, HEARTBEATS, PROGRESS
 from parallax.db.engine import create_engine
 from parallax.health import Health

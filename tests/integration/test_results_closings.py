@@ -14,16 +14,14 @@ from parallax.contracts.messages import (
     BatchCompleted,
     BatchIncomplete,
     CloseBatch,
-    Counts,
-    ErrorInfo,
     ExecutionFinished,
-    ExecutionStatus,
     ExecutorHeartbeat,
     InspectBatch,
     JobAccepted,
     RunningExecution,
     encode,
 )
+from parallax.contracts.outcomes import Counts, ErrorInfo, ExecutionStatus
 from parallax.contracts.plan import BatchPlan, Cell, JobPlan, PlannedModel
 from parallax.contracts.routing import FACTS, PROGRESS
 from parallax.errors import PoisonError

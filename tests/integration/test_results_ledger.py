@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from parallax.contracts.messages import Counts, ExecutionFinished, ExecutionStatus, encode
+from parallax.contracts.messages import ExecutionFinished, encode
+from parallax.contracts.outcomes import Counts, ExecutionStatus
 from parallax.contracts.plan import BatchPlan, BatchRef
 from parallax.errors import PoisonError
 from results import batches, ledger

@@ -12,16 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from parallax.contracts.job import Barrier, Question
 from parallax.contracts.messages import (
     BatchOpened,
-    Counts,
     JobAccepted,
     JobCancelled,
     JobFinished,
-    JobOutcome,
     JobRejected,
     JobStarted,
     Problem,
-    Reason,
 )
+from parallax.contracts.outcomes import Counts, JobOutcome, Reason
 from parallax.contracts.plan import BatchRef, JobPlan, PlannedModel
 from parallax.errors import PoisonError
 from results import events, ledger

@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from parallax.bus import letters
 from parallax.bus.memory import MemoryBroker, MemoryBus
 from parallax.clock import Clock, SystemClock
-from parallax.contracts.messages import BatchCompleted, Counts, Message, encode
+from parallax.contracts.messages import BatchCompleted, Message, encode
+from parallax.contracts.outcomes import Counts
 from parallax.contracts.plan import BatchPlan
 from parallax.contracts.routing import DEAD_LETTERS, FACTS, PROGRESS
 from parallax.errors import UnavailableError

@@ -7,7 +7,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from executor.endpoints.port import CallTrace, EndpointError, ModelAnswer, ModelRequest
-from parallax.contracts.messages import ErrorInfo, Usage
+from parallax.contracts.outcomes import ErrorInfo, Usage
 from tests.simulation.nodes import Node
 
 

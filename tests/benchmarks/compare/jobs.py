@@ -7,18 +7,16 @@ from executor.endpoints.port import ModelAnswer
 from parallax.catalog import Catalog, parse_catalog
 from parallax.contracts.ids import execution_id
 from parallax.contracts.job import JobSpec, ModelSelection, Parameters, Question
-from parallax.contracts.messages import (
+from parallax.contracts.messages import ExecutionFinished, ExecutionTask, encode
+from parallax.contracts.outcomes import (
     Attempt,
     AttemptOutcome,
     ChatMessage,
-    ExecutionFinished,
     ExecutionStatus,
-    ExecutionTask,
     Output,
     Receipt,
     Timings,
     Usage,
-    encode,
 )
 from parallax.contracts.plan import ALL_REGIONS_LANE, BatchRef
 from tests.benchmarks.compare.figures import BATCH_SIZE, MODELS, REGIONS

@@ -5,7 +5,8 @@ import json
 import pytest
 import typer
 
-from parallax.contracts.messages import JobOutcome, Problem
+from parallax.contracts.messages import Problem
+from parallax.contracts.outcomes import JobOutcome
 from parallax.errors import InvalidInputError, InvalidJobError, UnavailableError
 from parallax_cli.exits import ExitCode, exit_code_of, guarded
 from parallax_cli.jobfile import FileProblem, InvalidJobFileError

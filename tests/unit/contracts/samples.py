@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from parallax.contracts import messages as m
+from parallax.contracts import outcomes as o
 from parallax.contracts.ids import execution_id
 from parallax.contracts.job import (
     Barrier,
@@ -53,20 +54,20 @@ BATCH = BatchRef(job_id="bias-1", lane="eu", question_index=3)
 PLAN = BatchPlan(ref=BATCH, question_id="greatest-invention", cells=(Cell("smollm2-greedy", "eu", 1),))
 EXECUTION = execution_id("bias-1", "greatest-invention", "smollm2-greedy", "eu", 1)
 PROMPT = (
-    m.ChatMessage(role="system", content="You are a helpful assistant based in the European Union."),
-    m.ChatMessage(role="user", content="What is the most important invention in history?"),
+    o.ChatMessage(role="system", content="You are a helpful assistant based in the European Union."),
+    o.ChatMessage(role="user", content="What is the most important invention in history?"),
 )
-ERROR = m.ErrorInfo(error_class="timeout", code="attempt_timeout", message="no answer after 120 s", retryable=True)
-ATTEMPT = m.Attempt(
+ERROR = o.ErrorInfo(error_class="timeout", code="attempt_timeout", message="no answer after 120 s", retryable=True)
+ATTEMPT = o.Attempt(
     number=1,
     started_at=NOW,
     duration_s=120.0,
-    outcome=m.AttemptOutcome.TIMED_OUT,
+    outcome=o.AttemptOutcome.TIMED_OUT,
     http_status=200,
     error=ERROR,
     provider_call_id="fc-1",
 )
-RECEIPT = m.Receipt(
+RECEIPT = o.Receipt(
     prompt_sha256="00" * 32,
     output_sha256="11" * 32,
     model="smollm2-135m",
@@ -78,11 +79,11 @@ RECEIPT = m.Receipt(
     provider="modal",
     executor_id="eu-1",
     parameters=Parameters(temperature=0.0),
-    timings=m.Timings(queue_s=0.5, first_byte_s=0.1, total_s=1.5, provider={"predicted_ms": 900.5}),
+    timings=o.Timings(queue_s=0.5, first_byte_s=0.1, total_s=1.5, provider={"predicted_ms": 900.5}),
     versions={"parallax": "0.1.0"},
     replaced_characters=1,
 )
-REASON = m.Reason(code="cancelled", message="cancelled by user")
+REASON = o.Reason(code="cancelled", message="cancelled by user")
 
 SAMPLES: tuple[m.Message, ...] = (
     m.SubmitJob(job_id="bias-1", job=JOB, submitted_at=NOW),
@@ -103,7 +104,7 @@ SAMPLES: tuple[m.Message, ...] = (
         deadline_at=NOW + timedelta(hours=1),
         prior_attempts=(ATTEMPT,),
     ),
-    m.CloseBatch(batch=PLAN, status=m.ExecutionStatus.TIMED_OUT, error=ERROR, closed_at=NOW),
+    m.CloseBatch(batch=PLAN, status=o.ExecutionStatus.TIMED_OUT, error=ERROR, closed_at=NOW),
     m.InspectBatch(batch=PLAN),
     m.ExecutionFinished(
         execution_id=EXECUTION,
@@ -114,20 +115,20 @@ SAMPLES: tuple[m.Message, ...] = (
         model="smollm2-135m",
         region="eu",
         sample=1,
-        status=m.ExecutionStatus.COMPLETED,
+        status=o.ExecutionStatus.COMPLETED,
         observed=True,
         provider_id="fc-2",
         messages=PROMPT,
-        output=m.Output(text="The wheel.", refusal="none"),
+        output=o.Output(text="The wheel.", refusal="none"),
         finish_reason="stop",
-        usage=m.Usage(prompt_tokens=30, completion_tokens=4),
+        usage=o.Usage(prompt_tokens=30, completion_tokens=4),
         receipt=RECEIPT,
         error=ERROR,
         attempts=(ATTEMPT,),
         started_at=NOW,
         completed_at=NOW + timedelta(seconds=2),
     ),
-    m.BatchCompleted(batch=BATCH, counts=m.Counts(completed=1, failed=2, timed_out=3, cancelled=4)),
+    m.BatchCompleted(batch=BATCH, counts=o.Counts(completed=1, failed=2, timed_out=3, cancelled=4)),
     m.BatchIncomplete(batch=BATCH, recorded=4, running=1, missing=(Cell("smollm2-greedy", "eu", 1),)),
     m.JobAccepted(
         job_id="bias-1",
@@ -142,7 +143,7 @@ SAMPLES: tuple[m.Message, ...] = (
     ),
     m.JobRejected(
         job_id="bias-1",
-        reason=m.Reason(code="invalid", message="1 problem"),
+        reason=o.Reason(code="invalid", message="1 problem"),
         problems=(m.Problem(pointer="/regions/0", message="unknown region 'mars'", allowed="apac, eu, us"),),
         rejected_at=NOW,
     ),
@@ -158,9 +159,9 @@ SAMPLES: tuple[m.Message, ...] = (
     m.JobCancelled(job_id="bias-1", reason=REASON, cancelled_at=NOW),
     m.JobFinished(
         job_id="bias-1",
-        outcome=m.JobOutcome.CANCELLED,
+        outcome=o.JobOutcome.CANCELLED,
         reason=REASON,
-        counts=m.Counts(completed=1),
+        counts=o.Counts(completed=1),
         not_started=5,
         finished_at=NOW,
     ),

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from parallax.contracts.messages import Attempt
+from parallax.contracts.outcomes import Attempt
 
 ATTEMPT = '{"number": 1, "started_at": "2026-01-01T00:00:00Z", "duration_s": %s, "outcome": "ok"}'
 

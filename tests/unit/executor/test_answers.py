@@ -14,7 +14,7 @@ from executor.endpoints.answers import (
     StreamedError,
     error_message,
 )
-from parallax.contracts.messages import Usage
+from parallax.contracts.outcomes import Usage
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

@@ -13,13 +13,8 @@ from parallax.bus.memory import MemoryBus
 from parallax.bus.port import Delivery
 from parallax.clock import SystemClock
 from parallax.contracts.job import Parameters
-from parallax.contracts.messages import (
-    AttemptOutcome,
-    CancelJob,
-    ExecutionStatus,
-    ExecutionTask,
-    encode,
-)
+from parallax.contracts.messages import CancelJob, ExecutionTask, encode
+from parallax.contracts.outcomes import AttemptOutcome, ExecutionStatus
 from parallax.contracts.routing import DEAD_EXECUTIONS, Queue, executions
 from parallax.errors import InvalidInputError
 from parallax_cli.mock_script import Step

@@ -4,14 +4,8 @@ from datetime import UTC, datetime
 
 from executor.cancellations import MAX_JOBS, MAX_REASON_CHARS, Cancellations
 from executor.recent import MAX_CHARS, RecentFacts
-from parallax.contracts.messages import (
-    ExecutionFinished,
-    ExecutionStatus,
-    JobCancelled,
-    Output,
-    Reason,
-    encode,
-)
+from parallax.contracts.messages import ExecutionFinished, JobCancelled, encode
+from parallax.contracts.outcomes import ExecutionStatus, Output, Reason
 from tests.fakes.executor_stage import task
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)

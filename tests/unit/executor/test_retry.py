@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from executor.retry import RetryDecision, RetryPolicy, decide
-from parallax.contracts.messages import ErrorInfo
+from parallax.contracts.outcomes import ErrorInfo
 
 POLICY = RetryPolicy(base_s=0.5, cap_s=30.0)
 TRANSIENT = ErrorInfo(error_class="server", code="http_500", message="oops", retryable=True)

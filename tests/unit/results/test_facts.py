@@ -6,7 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from parallax.contracts.messages import ExecutionStatus, encode
+from parallax.contracts.messages import encode
+from parallax.contracts.outcomes import ExecutionStatus
 from parallax.errors import PoisonError
 from results.facts import BatchKey, Fact, first_facts, read_fact
 from tests.fakes import facts

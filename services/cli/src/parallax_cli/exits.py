@@ -10,7 +10,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
-from parallax.contracts.messages import JobOutcome
+from parallax.contracts.outcomes import JobOutcome
 from parallax.errors import InvalidInputError, InvalidJobError, UnavailableError
 from parallax_cli.jobfile import InvalidJobFileError
 from parallax_cli.text import printable

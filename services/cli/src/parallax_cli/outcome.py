@@ -7,7 +7,7 @@ from rich.console import Console
 
 from parallax.client import ParallaxClient
 from parallax.contracts.answers import Job, JobStatus
-from parallax.contracts.messages import JobOutcome
+from parallax.contracts.outcomes import JobOutcome
 from parallax_cli.exits import ExitCode, exit_code_of
 from parallax_cli.tables import answers_table
 from parallax_cli.text import one_line, printable

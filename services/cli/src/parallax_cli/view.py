@@ -11,7 +11,7 @@ from rich.text import Text
 from parallax.client.events import JobEvent
 from parallax.contracts.answers import Job, JobStatus
 from parallax.contracts.installation import CatalogAnswer
-from parallax.contracts.messages import Counts
+from parallax.contracts.outcomes import Counts
 from parallax_cli.text import one_line
 
 STATUS_STYLES: Mapping[str, str] = {

@@ -11,7 +11,7 @@ from executor.endpoints.port import CallTrace, Endpoint, EndpointError, ModelReq
 from parallax.catalog import Catalog
 from parallax.clock import Clock
 from parallax.contracts.job import JobSpec, Parameters
-from parallax.contracts.messages import ChatMessage
+from parallax.contracts.outcomes import ChatMessage
 from parallax.contracts.plan import Demand, demands
 from parallax.errors import InvalidInputError
 

@@ -15,7 +15,8 @@ from parallax.bus.port import Bus, Delivery
 from parallax.catalog import Catalog, offer_of
 from parallax.clock import Clock
 from parallax.contracts import messages
-from parallax.contracts.messages import ErrorInfo, ExecutionFinished, ExecutionStatus, JobRejected, Problem, Reason
+from parallax.contracts.messages import ExecutionFinished, JobRejected, Problem
+from parallax.contracts.outcomes import ErrorInfo, ExecutionStatus, Reason
 from parallax.contracts.plan import Cell
 from parallax.contracts.routing import executions
 from parallax.errors import PoisonError
@@ -24,7 +25,7 @@ from parallax.telemetry import get_logger
 log = get_logger(__name__)
 
 MAX_REASON_CHARS: Final = 2_000
-"""What ``parallax.contracts.messages.Text`` holds."""
+"""What ``parallax.contracts.outcomes.Text`` holds."""
 
 
 class Handlers:

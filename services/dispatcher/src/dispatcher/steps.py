@@ -32,7 +32,8 @@ from dispatcher.tasks import make_tasks
 from parallax.bus.port import Bus
 from parallax.clock import Clock
 from parallax.contracts import messages
-from parallax.contracts.messages import Counts, ErrorInfo, ExecutionStatus, JobOutcome, Message, Reason
+from parallax.contracts.messages import Message
+from parallax.contracts.outcomes import Counts, ErrorInfo, ExecutionStatus, JobOutcome, Reason
 from parallax.errors import PoisonError, UnroutableError
 from parallax.telemetry import get_logger
 

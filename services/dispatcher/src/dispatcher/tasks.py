@@ -9,8 +9,9 @@ from pydantic import Field
 from parallax.catalog import Catalog
 from parallax.contracts.ids import execution_id
 from parallax.contracts.job import JobSpec, Limits, ModelSelection, Parameters
-from parallax.contracts.messages import ChatMessage, ExecutionTask
+from parallax.contracts.messages import ExecutionTask
 from parallax.contracts.model import RegionName, Strict
+from parallax.contracts.outcomes import ChatMessage
 from parallax.contracts.plan import BatchPlan, Cell, JobPlan
 
 _SEEDS: Final = 2**31

@@ -6,7 +6,8 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from parallax.contracts.messages import JobCancelled, Reason
+from parallax.contracts.messages import JobCancelled
+from parallax.contracts.outcomes import Reason
 from parallax.telemetry import get_logger
 
 log = get_logger(__name__)

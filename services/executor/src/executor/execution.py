@@ -20,14 +20,8 @@ from executor.text import storable
 from parallax.bus.port import Delivery
 from parallax.catalog import Model
 from parallax.clock import Clock
-from parallax.contracts.messages import (
-    Attempt,
-    AttemptOutcome,
-    ErrorInfo,
-    ExecutionStatus,
-    ExecutionTask,
-    Reason,
-)
+from parallax.contracts.messages import ExecutionTask
+from parallax.contracts.outcomes import Attempt, AttemptOutcome, ErrorInfo, ExecutionStatus, Reason
 from parallax.telemetry import get_logger
 
 log = get_logger(__name__)

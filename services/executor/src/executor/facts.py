@@ -10,16 +10,8 @@ from pydantic import JsonValue
 
 from executor.execution import Ended, Execution
 from executor.text import clean, storable
-from parallax.contracts.messages import (
-    Attempt,
-    ChatMessage,
-    ErrorInfo,
-    ExecutionFinished,
-    ExecutionStatus,
-    Output,
-    Receipt,
-    Timings,
-)
+from parallax.contracts.messages import ExecutionFinished
+from parallax.contracts.outcomes import Attempt, ChatMessage, ErrorInfo, ExecutionStatus, Output, Receipt, Timings
 
 MAX_TEXT: Final = 2_000
 MAX_LABEL: Final = 300

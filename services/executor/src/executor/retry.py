@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from parallax.contracts.messages import ErrorInfo
+from parallax.contracts.outcomes import ErrorInfo
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,15 +35,8 @@ from executor.text import storable
 from parallax.bus.port import Bus, Consumption, Delivery, Following
 from parallax.catalog import Catalog, Model
 from parallax.clock import Clock
-from parallax.contracts.messages import (
-    ErrorInfo,
-    ExecutionFinished,
-    ExecutionStatus,
-    ExecutionTask,
-    Message,
-    Reason,
-    RunningExecution,
-)
+from parallax.contracts.messages import ExecutionFinished, ExecutionTask, Message, RunningExecution
+from parallax.contracts.outcomes import ErrorInfo, ExecutionStatus, Reason
 from parallax.contracts.routing import CANCELLATIONS, executions
 from parallax.telemetry import get_logger
 

@@ -13,7 +13,8 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from parallax.contracts.messages import BatchCompleted, Counts
+from parallax.contracts.messages import BatchCompleted
+from parallax.contracts.outcomes import Counts
 from parallax.contracts.plan import BatchRef
 from parallax.telemetry import get_logger
 from results import events

@@ -9,12 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from parallax.bus.port import Bus
 from parallax.clock import Clock
-from parallax.contracts.messages import (
-    BatchIncomplete,
-    CloseBatch,
-    ExecutionStatus,
-    InspectBatch,
-)
+from parallax.contracts.messages import BatchIncomplete, CloseBatch, InspectBatch
+from parallax.contracts.outcomes import ExecutionStatus
 from parallax.contracts.plan import BatchPlan
 from parallax.contracts.routing import FACTS
 from parallax.errors import PoisonError

@@ -34,7 +34,7 @@ from parallax.contracts.answers import (
 )
 from parallax.contracts.installation import CatalogAnswer, Regions
 from parallax.contracts.job import JobSpec
-from parallax.contracts.messages import ExecutionStatus
+from parallax.contracts.outcomes import ExecutionStatus
 
 PAGE_SIZE: Final = 200
 

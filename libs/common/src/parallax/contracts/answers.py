@@ -11,14 +11,14 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from parallax.contracts.job import ExecutionRef
-from parallax.contracts.messages import (
+from parallax.contracts.messages import Problem
+from parallax.contracts.outcomes import (
     Attempt,
     ChatMessage,
     Counts,
     ErrorInfo,
     ExecutionStatus,
     Output,
-    Problem,
     Reason,
     Receipt,
     Usage,

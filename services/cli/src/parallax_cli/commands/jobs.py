@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from parallax.contracts.answers import Job, JobBrief, JobPage, Summary
-from parallax.contracts.messages import ExecutionStatus
+from parallax.contracts.outcomes import ExecutionStatus
 from parallax.errors import InvalidInputError
 from parallax_cli.broker import broker_url, publish_cancellation
 from parallax_cli.connect import Need, Target, connected

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeGuard
 from pydantic import JsonValue
 
 from executor.endpoints.port import ModelAnswer
-from parallax.contracts.messages import Usage
+from parallax.contracts.outcomes import Usage
 
 MAX_TEXT_CHARS: Final = 2_000_000
 """Six bytes a character at worst as JSON: the fact stays below the 16 MiB that a broker takes."""

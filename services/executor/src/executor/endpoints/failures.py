@@ -9,7 +9,7 @@ from executor.endpoints.answers import error_message
 from executor.endpoints.http1 import BrokenError, ConnectError
 from executor.endpoints.port import EndpointError
 from executor.text import storable
-from parallax.contracts.messages import ErrorInfo
+from parallax.contracts.outcomes import ErrorInfo
 
 NOT_READY: Final = frozenset({303, 425, 429, 503})
 """The server is there and takes no calls just now: wait at the gate, no attempt is used up."""

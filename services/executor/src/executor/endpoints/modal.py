@@ -17,7 +17,7 @@ import modal.exception
 from executor.endpoints.modal_answers import model_answer, remote_error
 from executor.endpoints.modal_failures import call_failure, lookup_failure, polling_may_go_on, result_failure
 from executor.endpoints.port import CallTrace, EndpointError, ModelAnswer, ModelRequest
-from parallax.contracts.messages import ErrorInfo
+from parallax.contracts.outcomes import ErrorInfo
 from parallax.errors import InvalidInputError
 
 METHOD: Final = "generate"

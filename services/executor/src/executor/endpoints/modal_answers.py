@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from executor.endpoints.answers import MAX_TEXT_CHARS, MAX_TIMINGS_CHARS, MAX_TOKENS
 from executor.endpoints.port import EndpointError, ModelAnswer
-from parallax.contracts.messages import ErrorInfo, Usage
+from parallax.contracts.outcomes import ErrorInfo, Usage
 
 MAX_NAME_CHARS: Final = 200
 MAX_VERSIONS: Final = 20
@@ -48,7 +48,7 @@ def model_answer(document: object) -> ModelAnswer:
     refusal = document.get("refusal")
     return ModelAnswer(
         text=text,
-        refusal=refusal[:MAX_TEXT_CHARS] if isinstance(refusal, str) and refusal else None,
+        refusal=refusal[: MAX_TEXT_CHARS - len(text)] or None if isinstance(refusal, str) else None,
         finish_reason=_name(document, "finish_reason"),
         usage=_usage(document.get("usage")),
         model_reported=_name(document, "upstream"),

@@ -10,7 +10,7 @@ from modal import exception
 
 from executor.endpoints.port import EndpointError
 from executor.text import storable
-from parallax.contracts.messages import ErrorInfo
+from parallax.contracts.outcomes import ErrorInfo
 
 MAX_MESSAGE_CHARS: Final = 1_500
 

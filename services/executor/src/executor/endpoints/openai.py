@@ -16,7 +16,7 @@ from executor.endpoints.failures import broken_failure, connect_failure, status_
 from executor.endpoints.http1 import BrokenError, Client, ConnectError, Exchange
 from executor.endpoints.port import CallTrace, EndpointError, ModelAnswer, ModelRequest
 from executor.endpoints.sse import EventParser
-from parallax.contracts.messages import ErrorInfo
+from parallax.contracts.outcomes import ErrorInfo
 
 MAX_STREAM_BYTES: Final = 64 * 1024 * 1024
 """Envelopes included: 32,768 tokens in chunks of their own, 2 kB each."""

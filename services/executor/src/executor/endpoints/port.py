@@ -13,7 +13,7 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from parallax.contracts.job import Parameters
-from parallax.contracts.messages import ChatMessage, ErrorInfo, Usage
+from parallax.contracts.outcomes import ChatMessage, ErrorInfo, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ from fastapi import Path, Query
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, JsonValue
 
 from parallax.contracts.answers import JobStatus
-from parallax.contracts.messages import ExecutionStatus
 from parallax.contracts.model import JobId, Name, RegionName
+from parallax.contracts.outcomes import ExecutionStatus
 from results.api.cursors import MAX_CURSOR_CHARS
 from results.api.problems import invalid_parameter
 from results.api.queries.executions import ExecutionFilter

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from parallax.contracts.messages import ExecutionStatus
 from parallax.contracts.model import JobId, Name, RegionName
+from parallax.contracts.outcomes import ExecutionStatus
 
 
 def _storable(text: str) -> str:

@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.responses import HTMLResponse, Response
 
 from parallax.contracts.answers import Execution, JobStatus, Matrix, MatrixRow
-from parallax.contracts.messages import ExecutionStatus
 from parallax.contracts.model import Name, RegionName
+from parallax.contracts.outcomes import ExecutionStatus
 from parallax.errors import UnavailableError
 from results.api.access import Api, ApiParts, Reader
 from results.api.parameters import Cursor, JobPath

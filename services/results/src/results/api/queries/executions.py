@@ -7,15 +7,8 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parallax.contracts.answers import Execution, ExecutionBrief
-from parallax.contracts.messages import (
-    Attempt,
-    ChatMessage,
-    ErrorInfo,
-    Output,
-    Receipt,
-    Usage,
-)
 from parallax.contracts.model import Strict
+from parallax.contracts.outcomes import Attempt, ChatMessage, ErrorInfo, Output, Receipt, Usage
 from results.api.queries.questions import IN_PROMPT
 from results.api.queries.reading import EXCERPT_CHARS, Row, row, rows, where
 

@@ -10,7 +10,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parallax.contracts.answers import Batch, JobBrief, JobStatus, LaneProgress, Progress, Running
-from parallax.contracts.messages import Problem, Reason
+from parallax.contracts.messages import Problem
+from parallax.contracts.outcomes import Reason
 from parallax.contracts.plan import JobPlan
 from results.api.queries.reading import STATUSES, Row, counts, row, rows, where
 

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parallax.contracts.answers import CellExecution, MatrixCell, MatrixRow
-from parallax.contracts.messages import Counts
+from parallax.contracts.outcomes import Counts
 from results.api.queries import questions
 from results.api.queries.executions import ExecutionFilter
 from results.api.queries.reading import EXCERPT_CHARS, Row, rows, where

@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from parallax.contracts.messages import Counts
+from parallax.contracts.outcomes import Counts
 from parallax.db.engine import transaction
 
 EXCERPT_CHARS: Final = 500
