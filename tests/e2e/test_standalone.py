@@ -253,6 +253,10 @@ class TestFailing:
         assert retried.code == 0, retried.err
         assert (await stage.parallax("resume", "second-chance")).code == 0
         assert len(await stage.parallax.facts("second-chance")) == 6
+        for options, shown in (((), ("hopeless", "failed")), (("--merged",), ("second-chance", "completed"))):
+            matrix = (await stage.parallax("matrix", "hopeless", "--json", *options)).document()
+            cells = [execution for cell in matrix["rows"][0]["cells"] for execution in cell["executions"]]
+            assert [(cell["job_id"], cell["status"]) for cell in cells] == [shown] * 6
 
 
 async def test_a_wrong_job_starts_nothing(tmp_path: Path) -> None:
