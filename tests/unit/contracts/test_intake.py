@@ -90,6 +90,23 @@ def test_a_batch_is_bounded() -> None:
     ]
 
 
+def test_the_prompts_of_a_batch_are_bounded() -> None:
+    """Five thousand copies of one long question would be gigabytes in one transaction and in the broker."""
+    models = [{"id": f"m{n}", "model": "small"} for n in range(50)]
+    wide = GOOD | {"models": models, "samples": 50, "regions": ["us", "eu"], "system_prompt": None}
+    long = "\u00e9" * 26_843
+    _, problems = check_job(
+        wide | {"questions": [{"id": "fits", "text": long}, {"id": "not", "text": long + "ee"}]}, OFFER
+    )
+    assert [(p.pointer, p.message, p.allowed) for p in problems] == [
+        (
+            "/questions/1/text",
+            "makes 268440000 bytes of prompts (5000 executions, each with its own copy)",
+            "at most 268435456 bytes in a batch",
+        )
+    ]
+
+
 def test_problems_are_bounded() -> None:
     rows = [{"id": n} for n in range(1000)]
     assert len(check_job(GOOD | {"questions": rows}, OFFER)[1]) == MAX_PROBLEMS

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from parallax.contracts.job import MAX_BATCH_EXECUTIONS, JobSpec
+from parallax.contracts.job import MAX_BATCH_BYTES, MAX_BATCH_EXECUTIONS, JobSpec
 from parallax.contracts.messages import Problem
 
 PLACEHOLDERS: Final = frozenset({"region", "region_name", "model", "question_id"})
@@ -252,6 +252,20 @@ def _size_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
             message=f"one question makes {size} executions (models x regions x samples)",
             allowed=f"at most {MAX_BATCH_EXECUTIONS} executions in a batch",
         )
+        return
+    system_bytes = _size_bytes(document.get("system_prompt"))
+    for index, question in _items(document.get("questions")):
+        prompts_bytes = size * (system_bytes + _size_bytes(question.get("text")))
+        if prompts_bytes > MAX_BATCH_BYTES:
+            yield Problem(
+                pointer=pointer(("questions", index, "text")),
+                message=f"makes {prompts_bytes} bytes of prompts ({size} executions, each with its own copy)",
+                allowed=f"at most {MAX_BATCH_BYTES} bytes in a batch",
+            )
+
+
+def _size_bytes(text: object) -> int:
+    return len(text.encode(errors="replace")) if isinstance(text, str) else 0
 
 
 def _selection_problems(document: Mapping[str, Any]) -> Iterator[Problem]:

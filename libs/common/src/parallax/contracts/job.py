@@ -19,6 +19,8 @@ MAX_REGIONS = 20
 MAX_SAMPLES = 100
 MAX_BATCH_EXECUTIONS = 5_000
 """Executions of one question (models x regions x samples): they are published inside one transaction."""
+MAX_BATCH_BYTES = 256 * 1024 * 1024
+"""Prompts of one question: every execution carries its own copy, and a broker has to hold all of them."""
 MAX_QUESTION_CHARS = 200_000
 MAX_SYSTEM_PROMPT_CHARS = 20_000
 MAX_JOB_BYTES = 15 * 1024 * 1024
