@@ -18,8 +18,7 @@ import aiormq
 import pytest
 
 from parallax.contracts.routing import topology
-from parallax_cli.children import Children, answers
-from parallax_cli.children import free_ports as free_ports  # noqa: PLC0414 - the benchmarks look for it here
+from parallax_cli.children import Children, answers, free_ports
 from parallax_cli.rabbitmq_node import Installed, LocalNode, find_installed
 
 REGIONS = ("us", "eu", "apac")

@@ -13,13 +13,14 @@ import yaml
 
 from parallax.bus.amqp import connect
 from parallax.contracts.messages import SubmitJob
+from parallax_cli.children import free_ports
 from tests.benchmarks.compare import http_model, instant_executor
 from tests.benchmarks.compare.figures import REGIONS, Load
 from tests.benchmarks.compare.jobs import catalog, job
 from tests.benchmarks.compare.ledger import ledger
 from tests.benchmarks.compare.service import ContenderFailedError, Service, started
 from tests.benchmarks.compare.stack import READY_TIMEOUT_S, Site, Stack, job_names
-from tests.harness.rabbitmq import delete_namespace, free_ports
+from tests.harness.rabbitmq import delete_namespace
 
 NAMESPACE: Final = "bench-parallax"
 

@@ -4,7 +4,6 @@
 """
 
 import sys
-from pathlib import Path
 from typing import Any, Final
 
 import yaml
@@ -13,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 from parallax import __version__
 from parallax.contracts.messages import MESSAGE_TYPES, ExecutionTask, FenceMarker, Message
 from parallax.contracts.routing import Queue, executions, key_of, topology
+from parallax.generated import keep
 
 _SCHEMAS: Final = "#/components/schemas/{model}"
 _CONSUMERS: Final = {
@@ -91,19 +91,10 @@ def _message(model: type[Message]) -> dict[str, Any]:
     }
 
 
-def main(arguments: list[str]) -> int:
-    """Write the file, or check that it is current; 1 when it is not."""
-    check = "--check" in arguments
-    path = Path(next(argument for argument in arguments if not argument.startswith("--")))
-    text = yaml.safe_dump(document(), sort_keys=False, allow_unicode=True, width=120)
-    if not check:
-        path.write_text(text, encoding="utf-8")
-        return 0
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
-        return 0
-    sys.stderr.write(f"{path} is not what the models say; run: make docs\n")
-    return 1
+def text() -> str:
+    """The document as it stands in the repository."""
+    return yaml.safe_dump(document(), sort_keys=False, allow_unicode=True, width=120)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(keep(sys.argv[1:], text(), source="the models say"))

@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from parallax.contracts.installation import Liveness, Readiness
 from parallax.errors import InvalidInputError, UnavailableError
 from parallax.health import Health
 from parallax.serving import serving
@@ -248,15 +249,14 @@ def probe_routes(health: Health) -> APIRouter:
     router = APIRouter(tags=["operation"])
 
     @router.get("/livez")
-    async def livez() -> dict[str, str]:
-        return {"status": "alive"}
+    async def livez() -> Liveness:
+        return Liveness()
 
     @router.get("/readyz")
-    async def readyz(response: Response) -> dict[str, bool]:
-        answers = await health.check()
-        if not all(answers.values()):
-            response.status_code = 503
-        return answers
+    async def readyz(response: Response) -> Readiness:
+        readiness = Readiness.of(await health.check())
+        response.status_code = readiness.status_code
+        return readiness
 
     @router.get("/metrics")
     async def metrics() -> Response:

@@ -15,8 +15,8 @@ from parallax.bus.port import Bus, Delivery
 from parallax.catalog import Catalog, offer_of
 from parallax.clock import Clock
 from parallax.contracts import messages
-from parallax.contracts.messages import ExecutionFinished, JobRejected, Problem
-from parallax.contracts.outcomes import ErrorInfo, ExecutionStatus, Reason
+from parallax.contracts.messages import JobRejected, Problem
+from parallax.contracts.outcomes import ErrorInfo, Reason
 from parallax.contracts.plan import Cell
 from parallax.contracts.routing import executions
 from parallax.errors import PoisonError
@@ -190,23 +190,15 @@ class Handlers:
         """
         task = messages.ExecutionTask.model_validate_json(delivery.body)
         reason = storable(str(delivery.headers.get(REASON_HEADER, "no reason was given")))[:MAX_REASON_CHARS]
+        error = ErrorInfo(error_class="dead_letter", code="dead_letter", message=reason, retryable=False)
         await self._bus.publish(
-            ExecutionFinished(
-                execution_id=task.execution_id,
-                batch=task.batch,
-                batch_size=task.batch_size,
-                question_id=task.question_id,
-                model_id=task.model_id,
-                model=task.model,
-                region=task.region,
-                sample=task.sample,
-                status=ExecutionStatus.FAILED,
+            messages.ExecutionFinished.failed(
+                task,
+                error,
                 observed=False,
-                messages=task.messages,
-                error=ErrorInfo(error_class="dead_letter", code="dead_letter", message=reason, retryable=False),
-                attempts=task.prior_attempts,
-                started_at=task.prior_attempts[0].started_at if task.prior_attempts else None,
                 completed_at=self._clock.now(),
+                messages=task.messages,
+                attempts=task.prior_attempts,
             )
         )
         log.warning("execution_dead", job_id=task.batch.job_id, execution_id=str(task.execution_id), reason=reason)

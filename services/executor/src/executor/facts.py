@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from executor.execution import Ended, Execution
 from executor.text import clean, storable
 from parallax.contracts.messages import ExecutionFinished
-from parallax.contracts.outcomes import Attempt, ChatMessage, ErrorInfo, ExecutionStatus, Output, Receipt, Timings
+from parallax.contracts.outcomes import Attempt, ChatMessage, ErrorInfo, Output, Receipt, Timings
 
 MAX_TEXT: Final = 2_000
 MAX_LABEL: Final = 300
@@ -66,23 +66,10 @@ def build_fact(execution: Execution, ended: Ended, author: Author) -> ExecutionF
 
 def broken_fact(execution: Execution, ended: Ended, error: Exception) -> ExecutionFinished:
     """What is said when the fact cannot be built: an execution never ends without one."""
-    task = execution.task
-    return ExecutionFinished(
-        execution_id=task.execution_id,
-        batch=task.batch,
-        batch_size=task.batch_size,
-        question_id=task.question_id,
-        model_id=task.model_id,
-        model=task.model,
-        region=task.region,
-        sample=task.sample,
-        status=ExecutionStatus.FAILED,
-        observed=True,
-        error=ErrorInfo(
-            error_class="internal", code="fact_not_built", message=storable(repr(error))[:MAX_TEXT], retryable=False
-        ),
-        completed_at=ended.ended_at,
+    info = ErrorInfo(
+        error_class="internal", code="fact_not_built", message=storable(repr(error))[:MAX_TEXT], retryable=False
     )
+    return ExecutionFinished.failed(execution.task, info, observed=True, completed_at=ended.ended_at)
 
 
 def _output(ended: Ended) -> tuple[Output | None, int]:

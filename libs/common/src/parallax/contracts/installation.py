@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
 from parallax.contracts.answers import Answer
 
@@ -80,3 +80,13 @@ class Readiness(Answer):
 
     ready: bool
     probes: dict[str, bool]
+
+    @classmethod
+    def of(cls, probes: dict[str, bool]) -> Self:
+        """Ready when every probe says so."""
+        return cls(ready=all(probes.values()), probes=probes)
+
+    @property
+    def status_code(self) -> int:
+        """The HTTP status it is told with."""
+        return 200 if self.ready else 503

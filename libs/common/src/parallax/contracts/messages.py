@@ -5,7 +5,8 @@ changes, of which there were none so far. Producers outside Parallax may leave b
 only one kind.
 """
 
-from typing import Annotated, Literal, get_args
+from datetime import datetime
+from typing import Annotated, Literal, Self, get_args
 from uuid import UUID
 
 from pydantic import Field, JsonValue, TypeAdapter
@@ -131,6 +132,36 @@ class ExecutionFinished(Strict):
     started_at: Timestamp | None = None
     """When the first attempt started; ``None`` when no call was made."""
     completed_at: Timestamp
+
+    @classmethod
+    def failed(
+        cls,
+        task: ExecutionTask,
+        error: ErrorInfo,
+        *,
+        observed: bool,
+        completed_at: datetime,
+        messages: tuple[ChatMessage, ...] = (),
+        attempts: tuple[Attempt, ...] = (),
+    ) -> Self:
+        """The fact of a task that ended without an answer."""
+        return cls(
+            execution_id=task.execution_id,
+            batch=task.batch,
+            batch_size=task.batch_size,
+            question_id=task.question_id,
+            model_id=task.model_id,
+            model=task.model,
+            region=task.region,
+            sample=task.sample,
+            status=ExecutionStatus.FAILED,
+            observed=observed,
+            messages=messages,
+            error=error,
+            attempts=attempts,
+            started_at=attempts[0].started_at if attempts else None,
+            completed_at=completed_at,
+        )
 
 
 class BatchCompleted(Strict):

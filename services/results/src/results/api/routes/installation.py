@@ -108,10 +108,9 @@ async def get_liveness() -> Liveness:
 )
 async def get_readiness(api: ApiParts, response: Response) -> Readiness:
     """Needs no key. Asks the database, and the consumers when the writer runs in the same process."""
-    probes = await api.health.check()
-    ready = all(probes.values())
-    response.status_code = 200 if ready else 503
-    return Readiness(ready=ready, probes=probes)
+    readiness = Readiness.of(await api.health.check())
+    response.status_code = readiness.status_code
+    return readiness
 
 
 @router.get(
