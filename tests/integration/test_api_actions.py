@@ -1,12 +1,14 @@
 """Submitting and cancelling over HTTP: safe to repeat, visible at once, all or nothing."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from parallax.contracts.job import MAX_JOB_BYTES
 from parallax.contracts.messages import CancelJob, SubmitJob
 from parallax.contracts.outcomes import JobOutcome
 from parallax.contracts.routing import PROGRESS, SUBMISSIONS
@@ -87,6 +89,17 @@ async def test_a_bad_job_is_told_everything_and_stores_nothing(stage: Stage) -> 
     assert places["/regions/1"] == "apac, eu, us"
     assert await stage.published(SUBMISSIONS) == []
     assert (await stage.http.get("/v1/jobs")).json()["items"] == []
+
+
+async def test_a_job_that_no_message_can_carry_is_refused_at_once(stage: Stage) -> None:
+    document = job_document(questions=20_000)
+    for question in document["questions"]:
+        question["text"] = "why? " * 149
+    assert len(json.dumps(document, separators=(",", ":"))) < MAX_JOB_BYTES, "as it is sent"
+    status, problem = await submitted(stage, document, "large")
+    assert (status, problem["type"]) == (413, "urn:parallax:problem:too-large")
+    assert await stage.published(SUBMISSIONS) == []
+    assert (await stage.http.get("/v1/jobs/large")).status_code == 404
 
 
 async def test_a_cancel_is_published_until_the_job_has_ended(stage: Stage) -> None:

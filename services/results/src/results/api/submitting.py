@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 from parallax.catalog import offer_of
 from parallax.contracts.answers import JobStatus
 from parallax.contracts.intake import check_job
-from parallax.contracts.job import JobSpec
-from parallax.contracts.messages import SubmitJob
+from parallax.contracts.job import MAX_JOB_BYTES, JobSpec
+from parallax.contracts.messages import SubmitJob, encode
 from parallax.contracts.plan import batch_count, execution_count
 from parallax.db.engine import transaction
 from results.api.access import Api
@@ -65,12 +65,15 @@ async def submit(api: Api, job: JobSpec, job_id: str) -> Accepted:
     id is safe, because the dispatcher takes the same job only once. Repeating it at any time gives the same answer.
 
     Raises:
-        ApiError: The id belongs to a job with other content.
+        ApiError: The id belongs to a job with other content, or the job is too large for a message.
         UnavailableError: The database or the broker is away; nothing is stored.
     """
     now = api.clock.now()
     digest = _digest(job)
     message = SubmitJob(job_id=job_id, job=job, submitted_at=now)
+    size = len(encode(message))
+    if size > MAX_JOB_BYTES:  # with its defaults said, or with all that a retry names, a job is larger than it was sent
+        raise ApiError(Kind.TOO_LARGE, f"the job is {size} bytes as a message; at most {MAX_JOB_BYTES} are taken")
     async with transaction(api.engine) as connection:
         if await submissions.insert(connection, job_id, job, digest, now):
             await api.bus.publish(message)
