@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.submission import MAX_PROBLEM_CHARS, Refusal, Submission, read_submission, storable
+from dispatcher.submission import MAX_PROBLEM_CHARS, Refusal, Submission, read_submission
 from parallax.contracts.intake import Offer
 from parallax.contracts.messages import Problem
 
@@ -109,13 +109,3 @@ def test_any_envelope_is_read_or_refused(envelope: dict[str, object]) -> None:
 @given(body=st.binary())
 def test_any_bytes_are_refused(body: bytes) -> None:
     answers(body)
-
-
-@given(text=st.text(st.characters(exclude_categories=[])))
-def test_storable_text_is_valid_and_has_no_nul(text: str) -> None:
-    kept = storable(text)
-    assert "\0" not in kept
-    kept.encode()
-    assert storable(kept) == kept
-    if "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text):
-        assert kept == text

@@ -8,7 +8,7 @@ from dispatcher.jobs import StoredJob, accept, chosen_batches
 from dispatcher.progress import BatchCompleted, Cancel, Phase, Tally
 from dispatcher.steps import Steps
 from dispatcher.store import Store
-from dispatcher.submission import Refusal, Submission, read_submission, storable
+from dispatcher.submission import Refusal, Submission, read_submission
 from dispatcher.tasks import make_tasks
 from parallax.bus.letters import REASON_HEADER
 from parallax.bus.port import Bus, Delivery
@@ -21,6 +21,7 @@ from parallax.contracts.plan import Cell
 from parallax.contracts.routing import executions
 from parallax.errors import PoisonError
 from parallax.telemetry import get_logger
+from parallax.text import storable
 
 log = get_logger(__name__)
 

@@ -27,7 +27,6 @@ from dispatcher.progress import (
     step,
 )
 from dispatcher.store import Work
-from dispatcher.submission import storable
 from dispatcher.tasks import make_tasks
 from parallax.bus.port import Bus
 from parallax.clock import Clock
@@ -36,6 +35,7 @@ from parallax.contracts.messages import Message
 from parallax.contracts.outcomes import Counts, ErrorInfo, ExecutionStatus, JobOutcome, Reason
 from parallax.errors import PoisonError, UnroutableError
 from parallax.telemetry import get_logger
+from parallax.text import storable
 
 log = get_logger(__name__)
 

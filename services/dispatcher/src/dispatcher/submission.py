@@ -12,6 +12,7 @@ from parallax.contracts.intake import Offer, check_job, pointer
 from parallax.contracts.job import MAX_JOB_BYTES, JobSpec
 from parallax.contracts.messages import Problem, Version
 from parallax.contracts.model import JobId, Strict, Timestamp
+from parallax.text import storable
 
 MAX_PROBLEM_CHARS: Final = 2_000
 """Places and values in problems come from the submitter."""
@@ -114,8 +115,3 @@ def _bounded(problem: Problem) -> Problem:
         message=storable(problem.message)[:MAX_PROBLEM_CHARS],
         allowed=problem.allowed and storable(problem.allowed)[:MAX_PROBLEM_CHARS],
     )
-
-
-def storable(text: str) -> str:
-    """The text with what no database stores (NUL, lone surrogates) replaced by U+FFFD."""
-    return text.replace("\x00", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")

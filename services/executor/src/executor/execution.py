@@ -16,13 +16,13 @@ from executor.endpoints.port import CallTrace, Endpoint, EndpointError, ModelAns
 from executor.gate import EndpointState, Ticket, Turnstile
 from executor.limits import Limit, after_first_byte, before_first_byte, cold_budget_s, hold_s
 from executor.retry import RetryPolicy, decide
-from executor.text import storable
 from parallax.bus.port import Delivery
 from parallax.catalog import Model
 from parallax.clock import Clock
 from parallax.contracts.messages import ExecutionTask
 from parallax.contracts.outcomes import Attempt, AttemptOutcome, ErrorInfo, ExecutionStatus, Reason
 from parallax.telemetry import get_logger
+from parallax.text import storable
 
 log = get_logger(__name__)
 

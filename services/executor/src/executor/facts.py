@@ -9,9 +9,9 @@ from typing import Final
 from pydantic import JsonValue
 
 from executor.execution import Ended, Execution
-from executor.text import clean, storable
 from parallax.contracts.messages import ExecutionFinished
 from parallax.contracts.outcomes import Attempt, ChatMessage, ErrorInfo, Output, Receipt, Timings
+from parallax.text import clean, storable
 
 MAX_TEXT: Final = 2_000
 MAX_LABEL: Final = 300

@@ -4,12 +4,12 @@ from datetime import datetime
 
 from executor.runner import Runner
 from executor.settings import Settings
-from executor.text import storable
 from parallax.bus.port import Bus
 from parallax.clock import Clock
 from parallax.contracts.messages import ExecutorHeartbeat
 from parallax.errors import ParallaxError
 from parallax.telemetry import get_logger
+from parallax.text import storable
 
 log = get_logger(__name__)
 

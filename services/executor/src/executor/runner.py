@@ -31,7 +31,6 @@ from executor.publishing import Parcel, Publisher
 from executor.recent import RecentFacts
 from executor.retry import RetryPolicy
 from executor.settings import Settings
-from executor.text import storable
 from parallax.bus.port import Bus, Consumption, Delivery, Following
 from parallax.catalog import Catalog, Model
 from parallax.clock import Clock
@@ -39,6 +38,7 @@ from parallax.contracts.messages import ExecutionFinished, ExecutionTask, Messag
 from parallax.contracts.outcomes import ErrorInfo, ExecutionStatus, Reason
 from parallax.contracts.routing import CANCELLATIONS, executions
 from parallax.telemetry import get_logger
+from parallax.text import storable
 
 log = get_logger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Final
 from executor.endpoints.answers import error_message
 from executor.endpoints.http1 import BrokenError, ConnectError
 from executor.endpoints.port import EndpointError
-from executor.text import storable
 from parallax.contracts.outcomes import ErrorInfo
+from parallax.text import storable
 
 NOT_READY: Final = frozenset({303, 425, 429, 503})
 """The server is there and takes no calls just now: wait at the gate, no attempt is used up."""

@@ -9,8 +9,8 @@ from aiohttp import ClientError
 from modal import exception
 
 from executor.endpoints.port import EndpointError
-from executor.text import storable
 from parallax.contracts.outcomes import ErrorInfo
+from parallax.text import storable
 
 MAX_MESSAGE_CHARS: Final = 1_500
 

@@ -1,4 +1,4 @@
-"""Text as providers send it, made fit to be stored. Pure."""
+"""Text as providers and users send it, made fit to be stored. Pure."""
 
 import re
 from typing import Final
@@ -13,5 +13,5 @@ def clean(text: str) -> tuple[str, int]:
 
 
 def storable(text: str) -> str:
-    """The same where nobody counts, for what a provider says besides its answer."""
+    """The same where nobody counts: reasons, and what a provider says besides its answer."""
     return clean(text)[0]
