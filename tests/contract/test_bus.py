@@ -1,110 +1,26 @@
 """What every bus promises (``parallax.bus.port``), checked on each of them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
-from uuid import uuid4
 
 import pytest
-from yarl import URL
 
 from parallax.bus import letters
-from parallax.bus.port import MAX_DELIVERIES, Bus, Consumption, Delivery, Following
+from parallax.bus.port import MAX_DELIVERIES, Bus, Consumption, Delivery
 from parallax.contracts import routing
-from parallax.contracts.messages import CancelJob, JobCancelled, decode
-from parallax.contracts.outcomes import Reason
-from parallax.contracts.routing import Queue
+from parallax.contracts.messages import CancelJob, decode
 from parallax.errors import StaleDeliveryError, UnavailableError, UnroutableError
-from tests.contract.buses import WAIT_S, AmqpInstallation, Installation, MemoryInstallation
-from tests.harness.proxy import proxy
-from tests.harness.rabbitmq import delete_namespace
-
-QUEUE = routing.PROGRESS
-NOW = datetime(2026, 11, 23, tzinfo=UTC)
-
-
-@pytest.fixture(params=["memory", pytest.param("amqp", marks=pytest.mark.rabbitmq)])
-async def installation(request: pytest.FixtureRequest) -> AsyncIterator[Installation]:
-    """An empty installation on the memory bus and on RabbitMQ."""
-    if request.param == "memory":
-        memory = MemoryInstallation()
-        yield memory
-        await memory.close()
-        return
-    url, namespace = str(request.getfixturevalue("amqp_url")), f"test-{uuid4().hex[:12]}"
-    server = URL(url)
-    assert server.host is not None
-    async with proxy(server.host, server.port or 5672) as between:
-        real = AmqpInstallation(url, namespace, between)
-        yield real
-        await real.close()
-    await delete_namespace(url, namespace)
-
-
-@pytest.fixture
-async def bus(installation: Installation) -> Bus:
-    """A client of the installation."""
-    return await installation.client()
-
-
-class Hands:
-    """A consumer that keeps every delivery until the test settles it."""
-
-    def __init__(self) -> None:
-        self.held: list[Delivery] = []
-        self._changed = asyncio.Event()
-
-    def __call__(self, delivery: Delivery) -> None:
-        self.held.append(delivery)
-        self._changed.set()
-
-    async def hold(self, count: int) -> list[Delivery]:
-        """Wait until this many were delivered in all."""
-        async with asyncio.timeout(WAIT_S):
-            while len(self.held) < count:
-                self._changed.clear()
-                await self._changed.wait()
-        return self.held
-
-    def jobs(self) -> list[str]:
-        """The job ids of what was delivered."""
-        return [job_of(delivery.body) for delivery in self.held]
-
-
-def cancel(job_id: str) -> CancelJob:
-    """A message for ``QUEUE``."""
-    return CancelJob(job_id=job_id)
-
-
-def cancelled(job_id: str) -> JobCancelled:
-    """An entry of the cancellation stream."""
-    return JobCancelled(job_id=job_id, reason=Reason(code="cancelled", message="by the test"), cancelled_at=NOW)
-
-
-def job_of(body: bytes) -> str:
-    """The job a message is about."""
-    message = decode(body)
-    assert isinstance(message, CancelJob | JobCancelled)
-    return message.job_id
-
-
-async def is_live(consumer: Consumption | Following) -> bool:
-    """Ask anew: a type checker takes a property for a constant."""
-    return consumer.live
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what nothing announces."""
-    async with asyncio.timeout(WAIT_S):
-        while not condition():  # noqa: ASYNC110 - see above
-            await asyncio.sleep(0.01)
-
-
-async def depth_becomes(bus: Bus, queue: Queue, count: int) -> None:
-    """Wait until a queue holds so many waiting messages."""
-    async with asyncio.timeout(WAIT_S):
-        while await bus.depth(queue) != count:  # noqa: ASYNC110 - nothing announces it
-            await asyncio.sleep(0.05)
+from tests.contract.buses import WAIT_S, Installation
+from tests.contract.hands import (
+    QUEUE,
+    Hands,
+    cancel,
+    cancelled,
+    depth_becomes,
+    eventually,
+    is_live,
+    job_of,
+    publish_until_done,
+)
 
 
 async def test_what_is_published_is_delivered_as_it_was(bus: Bus) -> None:
@@ -270,18 +186,6 @@ async def test_a_lost_connection_is_made_again_and_its_deliveries_come_back(inst
     assert hands.jobs() == ["job-1", "job-1", "job-2"]
 
 
-async def publish_until_done(bus: Bus, message: CancelJob | JobCancelled) -> None:
-    """Publish as services do: again, while the broker is unavailable."""
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            try:
-                await bus.publish(message)
-            except UnavailableError:
-                await asyncio.sleep(0.1)
-            else:
-                return
-
-
 async def test_a_rejected_message_is_kept_with_its_reason(bus: Bus) -> None:
     hands, dead = Hands(), Hands()
     await bus.consume(QUEUE, prefetch=1, handler=hands)
@@ -340,51 +244,6 @@ async def test_a_message_without_a_queue_is_refused(bus: Bus) -> None:
         await bus.depth(routing.executions("atlantis"))
     with pytest.raises(UnroutableError):
         await bus.consume(routing.executions("atlantis"), prefetch=1, handler=Hands())
-
-
-async def test_the_stream_is_replayed_in_order_up_to_the_fence(installation: Installation) -> None:
-    writer, reader = await installation.client(), await installation.client()
-    for n in range(50):
-        await writer.publish(cancelled(f"job-{n}"))
-    seen: list[bytes] = []
-    following = await reader.follow(routing.CANCELLATIONS, seen.append)
-    assert [job_of(body) for body in seen] == [f"job-{n}" for n in range(50)]
-    assert await is_live(following)
-    await writer.publish(cancelled("job-50"))
-    await eventually(lambda: len(seen) == 51)
-    await following.close()
-    assert not await is_live(following)
-    await writer.publish(cancelled("job-51"))
-    late: list[bytes] = []
-    await reader.follow(routing.CANCELLATIONS, late.append)
-    assert [job_of(body) for body in late] == [f"job-{n}" for n in range(52)]
-    assert len(seen) == 51
-
-
-async def test_every_follower_sees_every_entry_and_no_marker(installation: Installation) -> None:
-    seen: list[list[bytes]] = [[], [], []]
-    for each in seen:
-        await (await installation.client()).follow(routing.CANCELLATIONS, each.append)
-    bus = await installation.client()
-    await bus.publish(cancelled("job-1"))
-    await eventually(lambda: all(len(each) == 1 for each in seen))
-    assert [[job_of(body) for body in each] for each in seen] == [["job-1"]] * 3
-
-
-async def test_reading_resumes_behind_the_last_entry(installation: Installation) -> None:
-    writer, reader = await installation.client(), await installation.client()
-    seen: list[bytes] = []
-    following = await reader.follow(routing.CANCELLATIONS, seen.append)
-    for n in range(5):
-        await writer.publish(cancelled(f"job-{n}"))
-    await eventually(lambda: len(seen) == 5)
-    await installation.cut(following)
-    for n in range(5, 10):
-        await publish_until_done(writer, cancelled(f"job-{n}"))
-    await eventually(lambda: following.live and len(seen) >= 10)
-    assert sorted({job_of(body) for body in seen}) == sorted(f"job-{n}" for n in range(10))
-    assert [job_of(body) for body in seen[:5]] == [f"job-{n}" for n in range(5)]
-    assert len(seen) == 10
 
 
 async def test_depth_counts_what_waits_and_not_what_is_held(bus: Bus) -> None:
