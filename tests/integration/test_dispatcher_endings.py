@@ -63,6 +63,7 @@ async def test_cancel_twice_and_after_the_end(stage: Stage) -> None:
     await stage.submit("job")
     await opened(stage, "job")
     await stage.cancel("job", "first")
+    await stage.until(lambda: bool(stage.heard(JobCancelled, "job")))
     await stage.cancel("job", "second")
     end = await stage.finished("job")
     assert end.reason.message == "first"

@@ -210,6 +210,22 @@ async def test_a_job_goes_on_where_its_process_stopped(engine: AsyncEngine) -> N
     assert stage.heard(JobFinished, "short")[0].counts == Counts(completed=2), "what may have been lost is said again"
 
 
+async def test_the_end_of_a_job_is_said_once_more(engine: AsyncEngine) -> None:
+    """A broker that lost its disk may have lost it, and no other message follows the last one."""
+    async with staged(engine) as stage, dispatching(stage):
+        await stage.run_executors()
+        await stage.submit("job")
+        await stage.finished("job")
+        stage.clock.advance(Settings().reconcile_after_s + 1)
+        await stage.until(lambda: len(stage.heard(JobFinished, "job")) == 2)
+        stage.clock.advance(10 * Settings().reconcile_after_s)
+        await stage.submit("other", job_document(questions=1))
+        await stage.finished("other")
+    first, second = stage.heard(JobFinished, "job")
+    assert first == second
+    assert len(stage.heard(JobAccepted, "job")) == 2, "a user who lost the acceptance too sees the whole job"
+
+
 async def test_messages_outlast_the_dispatcher(engine: AsyncEngine) -> None:
     async with staged(engine) as stage:
         async with dispatching(stage):

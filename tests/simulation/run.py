@@ -177,7 +177,8 @@ class Scheduler:
             return False
         async with world.engine.connect() as connection:
             ended = await connection.scalar(text("SELECT count(*) FROM dispatcher.jobs WHERE phase = 'finished'"))
-        return bool(ended == len(world.jobs))
+            seen = await connection.scalar(text("SELECT count(*) FROM results.jobs WHERE outcome IS NOT NULL"))
+        return bool(ended == seen == len(world.jobs))
 
 
 # --- invariants ----------------------------------------------------------------------------------------------

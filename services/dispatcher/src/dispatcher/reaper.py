@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from dispatcher.admission import Admission
-from dispatcher.progress import Tick
+from dispatcher.progress import Phase, Tick
 from dispatcher.steps import Steps
 from dispatcher.store import Store, announcements
 from parallax.bus.port import Bus
@@ -21,7 +21,7 @@ log = get_logger(__name__)
 JOBS_PER_TICK: Final = 256
 """More than may be active by default; the rest is looked at in the next tick."""
 ANNOUNCED_AGAIN: Final = 100
-"""Ends of jobs announced again when the bus is known to be empty: far more than can be in flight at once."""
+"""Ends of jobs announced again at once: far more than can be in flight when a bus is lost."""
 STALE_AFTER_TICKS: Final = 30
 """A timer that has not come round for this many of its periods is reported as not working."""
 
@@ -88,7 +88,10 @@ class Reaper:
         try:
             async with self._store.work() as work:
                 job = await work.lock_due(job_id, now)
-                if job is not None:
+                if job is not None and job.progress.phase is Phase.FINISHED:
+                    # Nothing follows the last message, so nothing would show its loss, as when a broker lost its disk.
+                    await self._bus.publish(*await work.last_words(job_id))
+                elif job is not None:
                     await self._steps.take(work, job, Tick(asked_before=now - self._steps.inspect_after))
         except UnavailableError:
             raise

@@ -1,7 +1,7 @@
 """The dispatcher's tables, as SQL. One transaction is one :class:`Work`; a job's row is locked before it moves."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -61,6 +61,10 @@ _UNFINISHED = text("SELECT id FROM dispatcher.jobs WHERE phase <> 'finished' ORD
 _NEWEST_FINISHED = text("""
     SELECT CAST(accepted AS text), CAST(finished AS text) FROM dispatcher.jobs
     WHERE phase = 'finished' ORDER BY changed_at DESC LIMIT :limit
+""")
+_LAST_WORDS = text("""
+    UPDATE dispatcher.jobs SET due_at = NULL WHERE id = :id AND phase = 'finished'
+    RETURNING CAST(accepted AS text), CAST(finished AS text)
 """)
 _SUBMITTED = text("SELECT content_sha256, CAST(accepted AS text) FROM dispatcher.jobs WHERE id = :id")
 _TWO_QUESTIONS = text("""
@@ -187,13 +191,13 @@ class Work:
     async def save(
         self, job: StoredJob, *, finished: JobFinished | None, inspect_after: timedelta, now: datetime
     ) -> None:
-        """Write how far a locked job is."""
+        """Write how far a locked job is. One that has ended is due once more, for its last words."""
         await self._run(
             _UPDATE_JOB,
             id=job.job_id,
             state=json.dumps(codec.encode(job.progress)),
             phase=job.progress.phase.value,
-            due_at=job.progress.due_at(inspect_after),
+            due_at=now + inspect_after if finished else job.progress.due_at(inspect_after),
             finished=finished and finished.model_dump_json(),
             now=now,
         )
@@ -218,15 +222,11 @@ class Work:
 
     async def newest_finished(self, limit: int) -> tuple[JobAccepted | JobFinished, ...]:
         """What was announced about the jobs that ended last: acceptance and end of each."""
-        rows = await self._connection.execute(_NEWEST_FINISHED, {"limit": limit})
-        return tuple(
-            message
-            for row in rows
-            for message in (
-                JobAccepted.model_validate_json(row.accepted),
-                JobFinished.model_validate_json(row.finished),
-            )
-        )
+        return _announced(await self._connection.execute(_NEWEST_FINISHED, {"limit": limit}))
+
+    async def last_words(self, job_id: str) -> tuple[JobAccepted | JobFinished, ...]:
+        """What was announced about a job that has ended; the reaper need not look at it again."""
+        return _announced(await self._connection.execute(_LAST_WORDS, {"id": job_id}))
 
     # --- batches
 
@@ -311,6 +311,17 @@ def _read(row: Any) -> StoredJob:
 
 def _question(row: Any) -> Question:
     return Question(id=row.id, text=row.text, tags=tuple(json.loads(row.tags)), metadata=json.loads(row.metadata))
+
+
+def _announced(rows: Iterable[Any]) -> tuple[JobAccepted | JobFinished, ...]:
+    return tuple(
+        message
+        for row in rows
+        for message in (
+            JobAccepted.model_validate_json(row.accepted),
+            JobFinished.model_validate_json(row.finished),
+        )
+    )
 
 
 def announcements(job: StoredJob, accepted: JobAccepted) -> tuple[JobAccepted | JobStarted, ...]:
