@@ -3,41 +3,22 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 
 import aiormq
 import pytest
 from yarl import URL
 
-from parallax.bus import amqp
 from parallax.bus.amqp import AmqpBus
 from parallax.bus.amqp.publisher import Outgoing
 from parallax.bus.port import Delivery
 from parallax.contracts import routing
-from parallax.contracts.messages import CancelJob, ExecutorHeartbeat, JobCancelled, decode
-from parallax.contracts.outcomes import Reason
-from parallax.errors import InvalidInputError, StaleDeliveryError, UnavailableError, UnroutableError
+from parallax.contracts.messages import CancelJob, JobCancelled, decode
+from parallax.errors import StaleDeliveryError, UnavailableError
 from tests.harness.proxy import proxy
-from tests.harness.rabbitmq import REGIONS, Node
+from tests.harness.rabbitmq import Node
+from tests.integration.amqp_stage import QUEUE, WAIT_S, cancelled, connected, eventually
 
 pytestmark = pytest.mark.rabbitmq
-
-QUEUE = routing.PROGRESS
-WAIT_S = 90.0
-"""A node boots in 6 s on an idle machine, and several times that on a busy one."""
-
-
-@asynccontextmanager
-async def connected(url: str, namespace: str, *, publish_timeout_s: float = 10.0) -> AsyncIterator[AmqpBus]:
-    """A client of the installation."""
-    bus = await amqp.connect(
-        url, namespace=namespace, regions=REGIONS, name="recovery", publish_timeout_s=publish_timeout_s
-    )
-    try:
-        yield bus
-    finally:
-        await bus.close()
 
 
 @pytest.fixture
@@ -50,13 +31,6 @@ async def bus(amqp_url: str, namespace: str) -> AsyncIterator[AmqpBus]:
 async def ctl(node: Node, *arguments: str) -> str:
     """Run rabbitmqctl without stopping the event loop."""
     return await asyncio.to_thread(node.ctl, *arguments)
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what nothing announces."""
-    async with asyncio.timeout(WAIT_S):
-        while not condition():  # noqa: ASYNC110 - see above
-            await asyncio.sleep(0.02)
 
 
 async def insist(bus: AmqpBus, message: CancelJob | JobCancelled) -> None:
@@ -326,100 +300,8 @@ async def test_a_stream_that_began_anew_is_read_from_its_start(
     assert seen[20:] == [*(f"new-{n}" for n in range(entries_after)), "new-last"]
 
 
-def heartbeat() -> ExecutorHeartbeat:
-    """A sign of life."""
-    now = datetime.now(UTC)
-    return ExecutorHeartbeat(
-        executor_id="executor-1",
-        region="us",
-        budget=1,
-        running=(),
-        models=(),
-        endpoint_state="ready",
-        started_at=now,
-        sent_at=now,
-    )
-
-
-def cancelled(job_id: str) -> JobCancelled:
-    """An entry of the cancellation stream."""
-    reason = Reason(code="cancelled", message="by the test")
-    return JobCancelled(job_id=job_id, reason=reason, cancelled_at=datetime.now(UTC))
-
-
 def job_of(body: bytes) -> str:
     """The job an entry is about."""
     message = decode(body)
     assert isinstance(message, JobCancelled)
     return message.job_id
-
-
-async def test_queues_made_with_other_properties_are_taken_as_they_are(amqp_url: str, namespace: str) -> None:
-    connection = await aiormq.connect(amqp_url)
-    channel = await connection.channel()
-    await channel.queue_declare(f"{namespace}.{QUEUE.name}", durable=True)  # a classic queue
-    await connection.close()
-    async with connected(amqp_url, namespace) as bus:
-        await bus.publish(CancelJob(job_id="job-1"))
-        held: list[Delivery] = []
-        await bus.consume(QUEUE, prefetch=1, handler=held.append)
-        await eventually(lambda: len(held) == 1)
-
-
-async def test_a_message_whose_last_queue_is_of_another_installation_is_refused(amqp_url: str, namespace: str) -> None:
-    async with connected(amqp_url, namespace) as bus:
-        with pytest.raises(UnroutableError):
-            await bus._publisher.send(Outgoing(namespace, "execution.run.atlantis", b"{}"))
-
-
-async def test_the_password_is_in_no_error(amqp_url: str, namespace: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("DEBUG")
-    wrong = str(URL(amqp_url).with_password("s3cret-pass"))
-    with pytest.raises(UnavailableError) as refused:
-        await amqp.connect(wrong, namespace=namespace, regions=REGIONS, name="intruder")
-    with pytest.raises(UnavailableError) as unreachable:
-        await amqp.connect("amqp://me:s3cret-pass@127.0.0.1:9/", namespace=namespace, regions=REGIONS, name="lost")
-    with pytest.raises(InvalidInputError) as invalid:
-        await amqp.connect("me:s3cret-pass@127.0.0.1:5672", namespace=namespace, regions=REGIONS, name="lost")
-    for text in (str(refused.value), str(unreachable.value), str(invalid.value), caplog.text):
-        assert "s3cret-pass" not in text
-
-
-@pytest.mark.parametrize("namespace", ["", "a b", "amq.mine", "x" * 65, "a/b"])
-async def test_a_namespace_that_cannot_be_is_refused(namespace: str) -> None:
-    with pytest.raises(InvalidInputError, match="namespace"):
-        await amqp.connect("amqp://127.0.0.1/", namespace=namespace, regions=REGIONS, name="x")
-
-
-async def test_a_heartbeat_expires_and_nothing_else_does(amqp_url: str, namespace: str, bus: AmqpBus) -> None:
-    await bus.publish(CancelJob(job_id="job-1"), heartbeat())
-    connection = await aiormq.connect(amqp_url)
-    channel = await connection.channel()
-    command = await channel.basic_get(f"{namespace}.{QUEUE.name}")
-    sign_of_life = await channel.basic_get(f"{namespace}.{routing.HEARTBEATS.name}")
-    await connection.close()
-    assert command.header.properties.expiration is None
-    assert sign_of_life.header.properties.expiration == str(1000 * routing.HEARTBEAT_EXPIRES_S)
-    assert command.header.properties.delivery_mode == sign_of_life.header.properties.delivery_mode == 2
-    assert command.header.properties.message_id != sign_of_life.header.properties.message_id
-
-
-async def test_an_answer_never_goes_into_our_own_queues(amqp_url: str, namespace: str, bus: AmqpBus) -> None:
-    held: list[Delivery] = []
-    await bus.consume(QUEUE, prefetch=1, handler=held.append)
-    trap = f"{namespace}.{routing.FACTS.name}"
-    await bus.publish_raw(QUEUE, b"{}", reply_to=trap)
-    await eventually(lambda: len(held) == 1)
-    await bus.reply(held[0], cancelled("job-1"))
-    assert await bus.depth(routing.FACTS) == 0
-
-
-async def test_what_arrives_while_a_consumer_stops_goes_to_another(bus: AmqpBus) -> None:
-    first: list[Delivery] = []
-    second: list[Delivery] = []
-    stopping = await bus.consume(QUEUE, prefetch=1, handler=first.append)
-    stopping._stopping = True  # the broker has not been told yet
-    await bus.consume(QUEUE, prefetch=5, handler=second.append)
-    await bus.publish(*(CancelJob(job_id=f"job-{n}") for n in range(4)))
-    await eventually(lambda: len(second) == 4)
-    assert first == []
