@@ -16,18 +16,15 @@ from parallax.contracts.plan import batch_count, execution_count
 from parallax.errors import InvalidInputError
 from parallax_cli.broker import broker_url, publish_submission
 from parallax_cli.commands.run import new_job_id
+from parallax_cli.commands.seeing import see_through
 from parallax_cli.connect import Need, Target, connected
 from parallax_cli.console import print_json, stdout
 from parallax_cli.exits import ExitCode, guarded
-from parallax_cli.interrupts import interrupts
 from parallax_cli.jobfile import load_job
 from parallax_cli.logs import log_nothing
 from parallax_cli.options import Api, AsJson, JobFile, JobId, Key, NewJobId
-from parallax_cli.outcome import job_exit_code, show_outcome
 from parallax_cli.tables import regions_table
-from parallax_cli.view import simulated_regions
 from parallax_cli.waiting import is_decided, until_known
-from parallax_cli.watching import watch as watch_job
 
 NO_INSTALLATION = (
     "no installation given: use --api URL or PARALLAX_API (for example http://127.0.0.1:8080), or PARALLAX_AMQP_URL; "
@@ -112,24 +109,10 @@ def watch(job_id: JobId, *, as_json: AsJson = False, api: Api = None, key: Key =
 
 
 async def _see_through(target: Target, job_id: str, *, as_json: bool) -> ExitCode:
-    console = stdout()
     async with connected(target, Need.READ) as client:
         await _known(client, job_id)
-        simulated = simulated_regions(await client.catalog())
-        with interrupts(_nothing) as seen:
-            job = await watch_job(
-                client,
-                job_id,
-                console=None if as_json else console,
-                simulated=simulated,
-                seen=seen,
-                cancel_on_interrupt=False,
-            )
-        if as_json:
-            print_json(job)
-        else:
-            await show_outcome(client, job, simulated, console, where=target.url or str(target.home.root))
-        return job_exit_code(job)
+        where = target.url or str(target.home.root)
+        return await see_through(client, job_id, where=where, as_json=as_json, cancel_on_interrupt=False)
 
 
 async def _known(client: ParallaxClient, job_id: str) -> Job:
@@ -138,10 +121,6 @@ async def _known(client: ParallaxClient, job_id: str) -> Job:
         return await until_known(client, job_id, is_decided)
     except NotFoundError as error:
         raise InvalidInputError(f"{error}; `parallax jobs` lists them") from error
-
-
-def _nothing() -> None:
-    """There is nothing of ours to stop."""
 
 
 @guarded

@@ -14,15 +14,12 @@ from parallax.contracts.job import JobSpec
 from parallax.errors import InvalidInputError
 from parallax_cli import examples
 from parallax_cli.adoption import stop_soon
+from parallax_cli.commands.seeing import see_through
 from parallax_cli.connect import Need, Target, connected
-from parallax_cli.console import is_live, print_json, stderr, stdout
+from parallax_cli.console import is_live, stderr, stdout
 from parallax_cli.exits import ExitCode, guarded
-from parallax_cli.interrupts import interrupts
 from parallax_cli.jobfile import load_job
 from parallax_cli.options import AsJson, JobId, NewJobId
-from parallax_cli.outcome import job_exit_code, show_outcome
-from parallax_cli.view import simulated_regions
-from parallax_cli.watching import watch
 
 MAX_SLUG_CHARS: Final = 40
 
@@ -95,19 +92,11 @@ async def _resume(target: Target, job_id: str, *, as_json: bool) -> ExitCode:
 
 
 async def _see_through(target: Target, client: ParallaxClient, job_id: str, *, as_json: bool) -> ExitCode:
-    console = stdout()
-    simulated = simulated_regions(await client.catalog())
-    with interrupts(lambda: stop_soon(target.home.postgres)) as seen:
-        job = await watch(
-            client,
-            job_id,
-            console=None if as_json else console,
-            simulated=simulated,
-            seen=seen,
-            cancel_on_interrupt=True,
-        )
-    if as_json:
-        print_json(job)
-    else:
-        await show_outcome(client, job, simulated, console, where=str(target.home.root))
-    return job_exit_code(job)
+    return await see_through(
+        client,
+        job_id,
+        where=str(target.home.root),
+        as_json=as_json,
+        cancel_on_interrupt=True,
+        leaving=lambda: stop_soon(target.home.postgres),
+    )
