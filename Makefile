@@ -33,7 +33,7 @@ check: $(INSTALLED) ## lint, types, import rules, generated documents
 	$(BIN)/python -m parallax.asyncapi --check docs/asyncapi.yaml
 
 test: .venv/.rabbitmq check ## everything CI runs
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 fmt: $(INSTALLED) ## format and mend what can be mended
 	$(BIN)/ruff check --fix-only --quiet .
