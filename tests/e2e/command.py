@@ -19,6 +19,11 @@ PATIENCE_S = 180.0
 """For one command on a machine that is busy with other things."""
 
 
+def _heed_interrupts() -> None:
+    """Undo what a shell does to commands in its background: their children would ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class Ended:
     """What a command left behind."""
@@ -45,7 +50,7 @@ class Parallax:
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
         """Start the command in a process group of its own, as a terminal does."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PARALLAX_")}
+        inherited = {n: v for n, v in os.environ.items() if not n.startswith("PARALLAX_") and n != "COLUMNS"}
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -56,6 +61,7 @@ class Parallax:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
+            preexec_fn=_heed_interrupts,
         )
 
     async def ended(self, process: asyncio.subprocess.Process) -> Ended:
