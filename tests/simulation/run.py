@@ -27,6 +27,8 @@ MOST_FAULTS: Final = 40
 MOST_STEPS: Final = 40_000
 CALM_LIMIT_S: Final = 7_200.0
 """Virtual time in which every job must end once nothing disturbs any more."""
+LET_GO_S: Final = 40.0
+"""Longer than any attempt of the workload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class Scheduler:
             if world.faults.calm:
                 self._restore()
                 if step % 20 == 0 and await self._over():
+                    await self._let_go()
                     return step
                 if world.loop.time() > self._calm_since + CALM_LIMIT_S:
                     raise ViolationError(f"not every job has ended {CALM_LIMIT_S:g} s after the last fault")
@@ -133,6 +136,13 @@ class Scheduler:
                 self._calm_since = world.loop.time()
             await self._next()
         raise ViolationError(f"not every job has ended after {MOST_STEPS} steps")
+
+    async def _let_go(self) -> None:
+        """Let executors end what they still hold of batches that were closed without them."""
+        until = self._world.loop.time() + LET_GO_S
+        while self._world.loop.time() < until:
+            await self._next()
+            await self._world.settle()
 
     async def _next(self) -> None:
         world = self._world
