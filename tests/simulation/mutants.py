@@ -56,7 +56,13 @@ MUTANTS: Final = (
     Mutant(
         "batch counter moved by every fact, not by every insert",
         f"{RESULTS}/ledger.py",
-        (("        WHERE NOT e.observed AND excluded.observed\n            AND (e.lane", "        WHERE (e.lane"),),
+        (
+            ("        WHERE NOT e.observed AND excluded.observed\n            AND (e.lane", "        WHERE (e.lane"),
+            (
+                "sum((status = 'completed')::int - coalesce(replaced_status = 'completed', false)::int)",
+                "sum((status = 'completed')::int)",
+            ),
+        ),
     ),
     Mutant(
         "replacement counted on top of what it replaces",
