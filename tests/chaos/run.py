@@ -36,8 +36,8 @@ async def chaos(
     random = Random(seed)
     accounts = Accounts()
     blows: Counter[str] = Counter()
-    began = time.monotonic()
     async with installation(folder, node, namespace=namespace, dispatchers=2, results=2, executors=2) as made:
+        began = time.monotonic()
         over = asyncio.Event()
         flow = asyncio.create_task(_submit(made, accounts, Random(seed + 1), over))
         while time.monotonic() - began < seconds:

@@ -10,8 +10,8 @@ from sqlalchemy.engine import make_url
 
 from parallax.db.embedded import embedded_postgres
 
-FAST_AND_UNSAFE = ("fsync = off", "synchronous_commit = off", "full_page_writes = off")
-"""What a test database may do without: it need not survive a power cut."""
+FAST_AND_UNSAFE = ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "autovacuum = off")
+"""What a test database may do without: it need not survive a power cut, nor live long."""
 
 
 @contextmanager

@@ -21,9 +21,9 @@ def _run(server_url: str, seeds: list[int]) -> list[Outcome]:
 
 @pytest.fixture(scope="module")
 def outcomes(postgres_url: str) -> Iterator[list[Outcome]]:
-    """Each seed once, and the first one again, in two processes."""
+    """Each seed once, in two processes."""
     with ProcessPoolExecutor(2) as pool:
-        halves = [pool.submit(_run, postgres_url, [*SEEDS[start::2], SEEDS[0]]) for start in (0, 1)]
+        halves = [pool.submit(_run, postgres_url, list(SEEDS[start::2])) for start in (0, 1)]
         yield [outcome for half in halves for outcome in half.result()]
 
 
@@ -37,8 +37,3 @@ def test_every_invariant_holds(outcomes: list[Outcome]) -> None:
 def test_every_run_is_worth_its_time(outcomes: list[Outcome]) -> None:
     assert min(outcome.executions for outcome in outcomes) >= 60
     assert min(outcome.faults for outcome in outcomes) >= 10
-
-
-@pytest.mark.slow
-def test_a_seed_replays_exactly(outcomes: list[Outcome]) -> None:
-    assert len({outcome.digest for outcome in outcomes if outcome.seed == SEEDS[0]}) == 1

@@ -56,7 +56,7 @@ _LOCK_NEXT_QUEUED = text("""
 """)
 _ANY_QUEUED = text("SELECT EXISTS (SELECT FROM dispatcher.jobs WHERE phase = 'queued')")
 _COUNT_ACTIVE = text("SELECT count(*) FROM dispatcher.jobs WHERE phase IN ('running', 'ending')")
-_DUE = text("SELECT id FROM dispatcher.jobs WHERE due_at <= :now ORDER BY due_at LIMIT :limit")
+_DUE = text("SELECT id FROM dispatcher.jobs WHERE due_at <= :now ORDER BY due_at, id LIMIT :limit")
 _UNFINISHED = text("SELECT id FROM dispatcher.jobs WHERE phase <> 'finished' ORDER BY position")
 _NEWEST_FINISHED = text("""
     SELECT CAST(accepted AS text), CAST(finished AS text) FROM dispatcher.jobs
