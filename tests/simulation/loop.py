@@ -1,9 +1,23 @@
 """An event loop whose time stands still until the simulation moves it."""
 
 import asyncio
+import heapq
+from contextvars import Context
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class _Timer(asyncio.TimerHandle):
+    """A timer that is due in the order of its making among those due at the same moment: in virtual time many are,
+    and a heap alone would let the number of other timers decide."""
+
+    number = 0
+
+    def __lt__(self, other: object) -> bool:
+        assert isinstance(other, _Timer)
+        return (self.when(), self.number) < (other.when(), other.number)
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -12,6 +26,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._moment = 0.0
+        self._timers = 0
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """See ``AbstractEventLoop.call_at``."""
+        timer = _Timer(when, callback, args, self, context)
+        self._timers += 1
+        timer.number = self._timers
+        heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined]
+        timer._scheduled = True  # type: ignore[attr-defined]
+        return timer
 
     def time(self) -> float:
         """Seconds since the simulation began."""
