@@ -52,6 +52,8 @@ async def test_jobs_are_filtered_by_status_name_metadata_and_time(stage: Stage) 
     assert await ids(status=["running", "completed"]) == ["new", "old"]
     assert await ids(status="rejected") == []
     assert await ids(name="other") == ["new"]
+    assert await ids(name="URVE") == ["old"]
+    assert await ids(name="%") == []
     assert await ids(metadata="team=red") == ["old"]
     assert await ids(metadata=["team=red", "round=3"]) == ["old"]
     assert await ids(metadata=["team=red", "round=4"]) == []
