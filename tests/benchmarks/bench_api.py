@@ -17,26 +17,17 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from importlib import import_module
-from importlib.resources import files
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import asyncpg
 import httpx
 import psutil
-import uvicorn
-import yaml
 
-from parallax.bus.memory import MemoryBroker, MemoryBus
-from parallax.catalog import Catalog, parse_catalog
 from parallax.clock import SystemClock
 from parallax.db.engine import create_engine
 from parallax.db.migrations import migrate
-from parallax.process import settle
 from results.api import keys
-from results.api.app import create_api
-from results.api.settings import ApiSettings
 from results.tables import SCHEMA
 from tests.harness.postgres import make_fast, postgres_server
 
@@ -177,28 +168,6 @@ OF_A_JOB: Final = (
 """What is read of one job."""
 
 
-def catalog() -> Catalog:
-    """The catalog the API serves with."""
-    document = yaml.safe_load((files("parallax") / "catalog.local.yaml").read_text(encoding="utf-8"))
-    return parse_catalog(document, source="catalog.local.yaml")
-
-
-async def serve(database_url: str, socket: str) -> None:
-    """Run the API on a Unix socket until the process is ended, with every module that the service has loaded."""
-    import_module("results.__main__")
-    engine = create_engine(database_url, application_name="bench-api", pool_size=12)
-    offered = catalog()
-    app = create_api(
-        engine=engine,
-        bus=MemoryBus(MemoryBroker(offered.regions)),
-        catalog=offered,
-        clock=SystemClock(),
-        settings=ApiSettings(require_keys=True),
-    )
-    settle()
-    await uvicorn.Server(uvicorn.Config(app, uds=socket, log_level="warning", access_log=False)).serve()
-
-
 async def fill(connection: asyncpg.Connection, jobs: int) -> None:
     """Store ``jobs`` jobs of 500 executions, and one of 100,000."""
     plan = json.dumps(_PLAN)
@@ -312,7 +281,7 @@ async def measure_export(client: httpx.AsyncClient, server: psutil.Process, file
 async def served(database_url: str, socket: str) -> AsyncIterator[psutil.Process]:
     """The API in a process of its own."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.benchmarks.bench_api", "--serve", database_url, "--socket", socket
+        sys.executable, "-m", "tests.benchmarks.api_service", database_url, socket
     )
     try:
         yield psutil.Process(process.pid)
@@ -389,12 +358,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2000)
     parser.add_argument("--requests", type=int, default=300)
     parser.add_argument("--data", type=Path, help="keep the filled database in this folder")
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
-    parser.add_argument("--socket", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.serve:
-        asyncio.run(serve(arguments.serve, arguments.socket))
-        return 0
     with tempfile.TemporaryDirectory() as folder, postgres_server(arguments.data or Path(folder) / "data") as url:
         asyncio.run(make_fast(url))
         return 0 if asyncio.run(run(url, arguments.jobs, arguments.requests)) else 1
