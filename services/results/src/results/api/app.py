@@ -90,6 +90,7 @@ def routed(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | No
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     for routes in (jobs, executions, events, actions, installation, pages):
         app.include_router(routes.router)
