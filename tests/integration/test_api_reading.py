@@ -168,6 +168,15 @@ async def test_the_matrix_holds_every_cell_of_its_questions(stage: Stage) -> Non
     assert [len(row["cells"]) for row in rows] == [2] * 5  # type: ignore[arg-type] # a list, from JSON
 
 
+async def test_a_question_that_nobody_told_is_read_from_its_prompts(stage: Stage) -> None:
+    spec = await stage.accept("job-1")
+    await stage.store(facts.every(await stage.open("job-1", spec, 0, told=False)))
+    await stage.store(facts.every(await stage.open("job-1", spec, 1)))
+    await stage.open("job-1", spec, 2, told=False)
+    rows = (await stage.http.get("/v1/jobs/job-1/matrix")).json()["rows"]
+    assert [row["text"] for row in rows] == ["What is the most important invention in history?", "Question 1?", None]
+
+
 async def test_the_summary_adds_up(stage: Stage) -> None:
     spec = await stage.accept("job-1", None)
     batch = await stage.open("job-1", spec, 0)

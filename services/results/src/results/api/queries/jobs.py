@@ -235,8 +235,8 @@ async def lanes(connection: AsyncConnection, job_id: str) -> tuple[LaneProgress,
         """,
         {"job_id": job_id},
     )
-    statement = f"{_BATCH} WHERE job_id = :job_id AND recorded < expected ORDER BY question_index, lane LIMIT 200"
-    open_batches = [_batch(record) for record in await rows(connection, statement, {"job_id": job_id})]
+    ended = all(total["opened"] == total["full_batches"] for total in totals)
+    open_batches = [] if ended else await _open_batches(connection, job_id)
     return tuple(
         LaneProgress(
             lane=total["lane"],
@@ -247,6 +247,11 @@ async def lanes(connection: AsyncConnection, job_id: str) -> tuple[LaneProgress,
         )
         for total in totals
     )
+
+
+async def _open_batches(connection: AsyncConnection, job_id: str) -> list[Batch]:
+    statement = f"{_BATCH} WHERE job_id = :job_id AND recorded < expected ORDER BY question_index, lane LIMIT 200"
+    return [_batch(record) for record in await rows(connection, statement, {"job_id": job_id})]
 
 
 def _batch(record: Row) -> Batch:

@@ -34,17 +34,24 @@ async def page(
     wanted = await rows(
         connection,
         f"""
-        SELECT DISTINCT question_index, question_id FROM results.batches {where(conditions)}
-         ORDER BY question_index LIMIT :limit
+        SELECT DISTINCT ON (question_index) question_index, question_id,
+               left(question ->> 'text', {EXCERPT_CHARS}) AS text
+          FROM results.batches {where(conditions)}
+         ORDER BY question_index, question IS NULL, lane LIMIT :limit
         """,  # noqa: S608 - fixed fragments, bound values
         {**values, "limit": limit},
     )
     cells = await _cells(connection, jobs, chosen, wanted)
-    texts = await questions.excerpts(connection, jobs[0], [record["question_index"] for record in wanted])
+    untold = [record["question_index"] for record in wanted if record["text"] is None]
+    texts = await questions.excerpts(connection, jobs[0], untold) if untold else {}
     # One validation of everything: a matrix has hundreds of small parts, and each by itself costs ten times as much.
     return _ROWS.validate_python(
         [
-            {**record, "text": texts.get(record["question_index"]), "cells": cells[record["question_index"]]}
+            {
+                **record,
+                "text": record["text"] or texts.get(record["question_index"]),
+                "cells": cells[record["question_index"]],
+            }
             for record in wanted
         ]
     )
