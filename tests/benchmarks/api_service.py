@@ -33,7 +33,9 @@ async def serve(database_url: str, socket: str) -> None:
         settings=ApiSettings(require_keys=True),
     )
     settle()
-    await uvicorn.Server(uvicorn.Config(app, uds=socket, log_level="warning", access_log=False)).serve()
+    # The client keeps one connection, which is silent while the floor is measured.
+    config = uvicorn.Config(app, uds=socket, log_level="warning", access_log=False, timeout_keep_alive=600)
+    await uvicorn.Server(config).serve()
 
 
 if __name__ == "__main__":
