@@ -23,7 +23,7 @@ from parallax.db.embedded import embedded_postgres
 from parallax.db.engine import create_engine
 from parallax.db.migrations import migrate
 from results import ledger
-from results.facts import Fact, read_fact
+from results.facts import Fact, Opening, read_news
 from results.recorder import Recorder
 from tests.fakes.facts import every, plan
 from tests.harness.results import Inbox
@@ -43,9 +43,9 @@ def bodies(job_id: str, count: int) -> list[bytes]:
 async def write_alone(engine: AsyncEngine, name: str, group: int, writers: int) -> float:
     """Facts a second through ``ledger.record`` with ``writers`` at once, each with facts of a job of its own."""
     count = FACTS_PER_RUN if group > 1 else 2_000
-    shares = [[read_fact(body) for body in bodies(f"{name}-{each}", count // writers)] for each in range(writers)]
+    shares = [[read_news(body) for body in bodies(f"{name}-{each}", count // writers)] for each in range(writers)]
 
-    async def writer(facts: list[Fact]) -> None:
+    async def writer(facts: list[Fact | Opening]) -> None:
         for start in range(0, len(facts), group):
             await ledger.record(engine, facts[start : start + group], CLOCK.now())
 

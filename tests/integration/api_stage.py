@@ -32,7 +32,7 @@ from parallax.db.migrations import migrate
 from results import ledger, projection
 from results.api.app import create_api
 from results.api.settings import ApiSettings
-from results.facts import read_fact
+from results.facts import read_news
 from results.tables import SCHEMA
 from tests.fakes import facts
 
@@ -102,16 +102,15 @@ class Stage:
         cells = tuple(JobPlan.of(spec).cells(ALL_REGIONS_LANE))
         ref = BatchRef(job_id=job_id, lane=ALL_REGIONS_LANE, question_index=index)
         question = spec.questions[index]
-        await self.tell(
-            BatchOpened(
-                batch=ref,
-                question_id=question.id,
-                question=question if told else None,
-                executions=len(cells),
-                opened_at=facts.START,
-                deadline_at=facts.START + timedelta(hours=1),
-            )
+        opened = BatchOpened(
+            batch=ref,
+            question_id=question.id,
+            question=question if told else None,
+            executions=len(cells),
+            opened_at=facts.START,
+            deadline_at=facts.START + timedelta(hours=1),
         )
+        await ledger.record(self.engine, [read_news(opened.model_dump_json().encode())], facts.START)
         return BatchPlan(ref=ref, question_id=question.id, cells=cells)
 
     async def finish(self, job_id: str, outcome: JobOutcome = JobOutcome.COMPLETED) -> None:
@@ -132,7 +131,7 @@ class Stage:
 
     async def store(self, some: Iterable[ExecutionFinished]) -> None:
         """Record facts."""
-        await ledger.record(self.engine, [read_fact(fact.model_dump_json().encode()) for fact in some], facts.START)
+        await ledger.record(self.engine, [read_news(fact.model_dump_json().encode()) for fact in some], facts.START)
 
     async def complete_job(self, job_id: str, questions: int = 3, *, text: str = "an answer") -> JobSpec:
         """A whole job of which every execution is completed."""

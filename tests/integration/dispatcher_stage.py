@@ -282,9 +282,10 @@ class Stage:
             await self._record(task.batch, {task.execution_id: status}, task.batch_size)
 
     async def _on_fact(self, delivery: Delivery) -> None:
-        fact = ExecutionFinished.model_validate_json(delivery.body)
-        self._note(fact)
-        await self._record(fact.batch, {fact.execution_id: fact.status}, fact.batch_size)
+        message = decode(delivery.body)
+        self._note(message)
+        if isinstance(message, ExecutionFinished):
+            await self._record(message.batch, {message.execution_id: message.status}, message.batch_size)
 
     async def _on_batch(self, delivery: Delivery) -> None:
         message = decode(delivery.body)

@@ -48,7 +48,7 @@ async def test_a_job_runs_one_question_at_a_time(stage: Stage) -> None:
     assert (answer.questions, answer.batches, answer.executions) == (3, 3, 6)
     end = await stage.finished("job")
     assert (end.outcome, end.counts, end.not_started) == (JobOutcome.COMPLETED, Counts(completed=6), 0)
-    kinds = [type(message) for message in stage.said if not isinstance(message, ExecutionTask)]
+    kinds = [type(message) for message in stage.said if not isinstance(message, ExecutionTask | BatchOpened)]
     assert kinds[:2] == [JobAccepted, JobStarted]
     tasks = stage.heard(ExecutionTask, "job")
     assert len({task.execution_id for task in tasks}) == len(tasks) == 6

@@ -26,8 +26,8 @@ from parallax.contracts.plan import BatchPlan, Cell, JobPlan, PlannedModel
 from parallax.contracts.routing import FACTS, PROGRESS
 from parallax.errors import PoisonError
 from results import batches, closings, heartbeats, ledger, projection
-from results.batches import Batch, BatchSize
-from results.facts import BatchKey, read_fact
+from results.batches import Batch
+from results.facts import BatchKey, BatchSize, read_news
 from results.writing import writing
 from tests.fakes.facts import REGIONS, START, ended, every, observed, plan
 from tests.harness.results import Inbox, blocked, results_engine, row, rows
@@ -79,7 +79,7 @@ async def dispatcher(engine: AsyncEngine, broker: MemoryBroker) -> Dispatcher:
 
 
 async def record(engine: AsyncEngine, *some: ExecutionFinished) -> list[Batch]:
-    return await ledger.record(engine, [read_fact(encode(fact)) for fact in some], NOW)
+    return await ledger.record(engine, [read_news(encode(fact)) for fact in some], NOW)
 
 
 def full(batch: BatchPlan, **counts: int) -> BatchCompleted:
@@ -199,9 +199,9 @@ async def test_the_plan_corrects_a_size_that_a_fact_got_wrong(engine: AsyncEngin
 
 async def test_a_closing_and_the_last_facts_at_once_lose_nothing(engine: AsyncEngine, dispatcher: Dispatcher) -> None:
     batch = plan()
-    size = BatchSize(BatchKey(**batch.ref.model_dump()), batch.question_id, 6)
+    size = BatchSize(BatchKey(**batch.ref.model_dump()), batch.question_id, 6, planned=True)
     async with writing(engine) as gate:
-        await batches.lock(gate, [size])
+        await batches.lock(gate, size)
         answers = asyncio.create_task(record(engine, *every(batch)))
         closing = asyncio.create_task(dispatcher.close(batch))
         await blocked(engine, 2)

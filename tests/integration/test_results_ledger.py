@@ -15,8 +15,8 @@ from parallax.contracts.outcomes import Counts, ExecutionStatus
 from parallax.contracts.plan import BatchPlan, BatchRef
 from parallax.errors import PoisonError
 from results import batches, ledger
-from results.batches import Batch, BatchSize
-from results.facts import BatchKey, Fact, read_fact
+from results.batches import Batch
+from results.facts import BatchKey, BatchSize, Fact, Opening, read_news
 from results.writing import writing
 from tests.fakes.facts import ended, every, observed, plan
 from tests.harness.results import blocked, results_engine, row, rows
@@ -31,8 +31,8 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
         yield engine
 
 
-def read(some: Iterable[ExecutionFinished]) -> list[Fact]:
-    return [read_fact(encode(fact)) for fact in some]
+def read(some: Iterable[ExecutionFinished]) -> list[Fact | Opening]:
+    return [read_news(encode(fact)) for fact in some]
 
 
 async def record(engine: AsyncEngine, *some: ExecutionFinished) -> list[Batch]:
@@ -207,7 +207,7 @@ async def test_numbers_out_of_range_are_poison_and_leave_nothing(engine: AsyncEn
     huge = first.model_copy(update={"usage": {"prompt_tokens": 10**30, "completion_tokens": 0}})
 
     with pytest.raises(PoisonError, match="out of range"):
-        await ledger.record(engine, [read_fact(huge.model_dump_json(warnings=False).encode())], NOW)
+        await ledger.record(engine, [read_news(huge.model_dump_json(warnings=False).encode())], NOW)
 
     assert await rows(engine, "SELECT * FROM results.batches") == []
 
@@ -216,11 +216,11 @@ async def test_numbers_out_of_range_are_poison_and_leave_nothing(engine: AsyncEn
 
 
 async def lock_row(connection: Any, batch: BatchPlan) -> None:
-    await batches.lock(connection, [size(batch)])
+    await batches.lock(connection, size(batch))
 
 
 def size(batch: BatchPlan) -> BatchSize:
-    return BatchSize(BatchKey(**batch.ref.model_dump()), batch.question_id, len(batch.cells))
+    return BatchSize(BatchKey(**batch.ref.model_dump()), batch.question_id, len(batch.cells), planned=True)
 
 
 async def test_of_two_writers_that_complete_a_batch_together_one_signals(engine: AsyncEngine) -> None:
@@ -257,8 +257,8 @@ async def test_the_same_facts_written_twice_at_once_are_counted_once(engine: Asy
 async def test_existing_batches_are_locked_in_the_order_of_their_keys(engine: AsyncEngine) -> None:
     early, late = plan("job-a"), plan("job-b")
     async with writing(engine) as connection:
-        await batches.lock(connection, [size(late)])
-        await batches.lock(connection, [size(early)])
+        await batches.lock(connection, size(late))
+        await batches.lock(connection, size(early))
 
     async with writing(engine) as holder:
         await lock_row(holder, early)

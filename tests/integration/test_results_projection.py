@@ -24,7 +24,7 @@ from parallax.contracts.plan import BatchRef, JobPlan, PlannedModel
 from parallax.errors import PoisonError
 from results import events, ledger
 from results.events import Event
-from results.facts import read_fact
+from results.facts import read_news
 from results.projection import JobEvent, project
 from results.writing import writing
 from tests.fakes.facts import every, plan
@@ -241,9 +241,13 @@ OPENED = BatchOpened(
 )
 
 
+async def open_batch(engine: AsyncEngine, opened: BatchOpened) -> None:
+    await ledger.record(engine, [read_news(opened.model_dump_json().encode())], NOW)
+
+
 async def test_an_opened_batch_has_a_size_and_a_deadline(engine: AsyncEngine) -> None:
     for _ in range(2):
-        await project(engine, OPENED, NOW)
+        await open_batch(engine, OPENED)
 
     stored = await row(engine, "SELECT expected, recorded, opened_at, deadline_at FROM results.batches")
     assert stored == {"expected": 3, "recorded": 0, "opened_at": NOW, "deadline_at": OPENED.deadline_at}
@@ -252,8 +256,8 @@ async def test_an_opened_batch_has_a_size_and_a_deadline(engine: AsyncEngine) ->
 
 async def test_an_opened_batch_keeps_its_question_and_events_do_not_repeat_it(engine: AsyncEngine) -> None:
     question = Question(id="question-0", text="Why?", tags=("odd",), metadata={"weight": 2})
-    await ledger.record(engine, [read_fact(fact.model_dump_json().encode()) for fact in every(plan(models=1))], NOW)
-    await project(engine, OPENED.model_copy(update={"question": question}), NOW)
+    await ledger.record(engine, [read_news(fact.model_dump_json().encode()) for fact in every(plan(models=1))], NOW)
+    await open_batch(engine, OPENED.model_copy(update={"question": question}))
 
     stored = await row(engine, "SELECT question FROM results.batches")
     assert stored["question"] == question.model_dump(mode="json")
@@ -263,10 +267,10 @@ async def test_an_opened_batch_keeps_its_question_and_events_do_not_repeat_it(en
 
 
 async def test_the_opening_may_come_after_the_facts(engine: AsyncEngine) -> None:
-    facts = [read_fact(fact.model_dump_json().encode()) for fact in every(plan(models=1))]
+    facts = [read_news(fact.model_dump_json().encode()) for fact in every(plan(models=1))]
     await ledger.record(engine, facts, NOW)
 
-    await project(engine, OPENED, NOW)
+    await open_batch(engine, OPENED)
 
     stored = await row(engine, "SELECT recorded, opened_at, completed_at FROM results.batches")
     assert stored == {"recorded": 3, "opened_at": NOW, "completed_at": NOW}

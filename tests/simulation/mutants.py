@@ -22,6 +22,7 @@ COMMON: Final = "libs/common/src/parallax"
 DISPATCHER: Final = "services/dispatcher/src/dispatcher"
 EXECUTOR: Final = "services/executor/src/executor"
 RESULTS: Final = "services/results/src/results"
+LEDGER: Final = f"{RESULTS}/migrations/versions/0002_one_call_per_flush.py"
 SEEDS: Final = 200
 TIMEOUT_S: Final = 900.0
 
@@ -55,7 +56,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "batch counter moved by every fact, not by every insert",
-        f"{RESULTS}/ledger.py",
+        LEDGER,
         (
             ("        WHERE NOT e.observed AND excluded.observed\n            AND (e.lane", "        WHERE (e.lane"),
             (
@@ -66,7 +67,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "replacement counted on top of what it replaces",
-        f"{RESULTS}/ledger.py",
+        LEDGER,
         (
             (
                 "sum((status = 'completed')::int - coalesce(replaced_status = 'completed', false)::int)",
@@ -84,43 +85,42 @@ MUTANTS: Final = (
     ),
     Mutant(
         "batch rows locked in any order",
-        f"{RESULTS}/batches.py",
-        (
-            (
-                "    ordered = sorted({size.key: size for size in sizes}.values())\n",
-                "    ordered = list({size.key: size for size in sizes}.values())\n",
-            ),
-            ("    ORDER BY b.job_id, b.lane, b.question_index\n", ""),
-        ),
+        LEDGER,
+        (('    ORDER BY s.job_id COLLATE "C", s.lane COLLATE "C", s.question_index\n', ""),),
         ("tests/integration/test_results_ledger.py",),
     ),
     Mutant(
         "batch rows not locked at all",
-        f"{RESULTS}/batches.py",
-        (("    FOR UPDATE OF b\n", ""),),
+        LEDGER,
+        (("DO UPDATE SET expected = excluded.expected\n    WHERE false;", "DO NOTHING;"),),
         ("tests/integration/test_results_ledger.py", "tests/integration/test_results_closings.py"),
     ),
     Mutant(
         "completion signalled only when something was new",
-        f"{RESULTS}/ledger.py",
+        LEDGER,
         (
             (
-                "        locked |= {batch.key: batch for batch in map(batches.of_row, moved)}\n",
-                "        locked = {batch.key: batch for batch in map(batches.of_row, moved)}\n",
+                "        WHERE b.recorded >= b.expected;\n",
+                "        WHERE b.recorded >= b.expected AND b.completed_at = moment;\n",
             ),
         ),
-        ("tests/integration/test_results_ledger.py",),
     ),
     Mutant(
         "batch called full one execution early",
-        f"{RESULTS}/batches.py",
-        (("return self.counts.total >= self.expected", "return self.counts.total >= self.expected - 1"),),
+        LEDGER,
+        (("        WHERE b.recorded >= b.expected;\n", "        WHERE b.recorded >= b.expected - 1;\n"),),
     ),
     Mutant(
         "paid answers lost to synthetic facts",
-        f"{RESULTS}/ledger.py",
+        LEDGER,
         (("        WHERE NOT e.observed AND excluded.observed\n", "        WHERE false\n"),),
         ("tests/integration/test_results_ledger.py",),
+    ),
+    Mutant(
+        "the plan does not correct the size of a batch",
+        LEDGER,
+        (("        AND s.planned AND b.expected <> s.expected;", "        AND false;"),),
+        ("tests/integration/test_results_closings.py",),
     ),
     Mutant(
         "closing a batch forgets its counter",
@@ -159,16 +159,13 @@ MUTANTS: Final = (
         (("        await following.fenced.wait()\n", ""),),
     ),
     Mutant(
-        "tasks taken before the cancellation stream is read",
-        f"{EXECUTOR}/runner.py",
+        "calls made while the cancellation stream is not read",
+        f"{EXECUTOR}/execution.py",
         (
-            ("        self._following = await self._bus.follow(CANCELLATIONS, self.cancellations.take)\n", ""),
-            (
-                "prefetch=self._settings.budget, handler=self.deliver\n        )\n",
-                "prefetch=self._settings.budget, handler=self.deliver\n        )\n        self._following = await self._bus.follow(CANCELLATIONS, self.cancellations.take)\n",
-            ),
+            ("                    while not self._around.fenced():\n", "                    while False:\n"),
+            ("            if not self._around.fenced():  # lost", "            if False:  # lost"),
         ),
-        ("tests/unit/executor/test_execution_flow.py", "tests/simulation/test_simulation.py"),
+        ("tests/unit/executor", "tests/integration/test_executor_failures.py"),
     ),
     Mutant(
         "cancel forgets queued work",
@@ -226,7 +223,6 @@ MUTANTS: Final = (
                 "            for parcel, message in made:\n                await self._settle(parcel, message)\n            await self._publish([message for _, message in made if message is not None])\n",
             ),
         ),
-        ("tests/unit/executor/test_execution_flow.py",),
     ),
     Mutant(
         "more calls at once than the budget",

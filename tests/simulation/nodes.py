@@ -126,6 +126,12 @@ class SimEngine:
             world.transactions.discard(task)
             world.stir.set()
 
+    def execution_options(self, **_: object) -> "SimEngine":
+        """See ``AsyncEngine.execution_options``: a statement that commits by itself has the faults of a commit."""
+        return self
+
+    connect = begin
+
     async def _before_commit(self) -> None:
         match await self._node.point("commit"):
             case Fault.CRASH_BEFORE:
@@ -176,6 +182,8 @@ class SimDelivery:
             await self._node.crash()
         if fault is Fault.STALE:
             self._node.bus.lose(self._queue)
+        if kind == "ack" and self._node.region is not None:
+            self._node.world.task_acked(self._node, self.body)
         await act()
         if fault is Fault.CRASH_AFTER:
             await self._node.crash()
@@ -236,7 +244,7 @@ class SimBus:
         before = self._node.world.cancellations()
         following = await self._real.follow(stream, read)
         if missed := before - self._node.cancelled_jobs:
-            raise ViolationError(f"{self._node.name} passed the fence without reading of {sorted(missed)}")
+            self._node.world.violated(f"{self._node.name} passed the fence without reading of {sorted(missed)}")
         self._node.fenced = True
         return following
 

@@ -121,7 +121,7 @@ class Scheduler:
             world.spawn(kind)
         for step in range(MOST_STEPS):
             await world.settle()
-            world.check_aborts()
+            world.check()
             await check_batches(world)
             if world.faults.calm:
                 self._restore()

@@ -11,6 +11,7 @@ from tests.harness import postgres
 from tests.simulation.run import Outcome, prepare, run_seed
 
 SEEDS = range(1, 31)
+REPLAYED = 7
 
 
 def _run(server_url: str, seeds: list[int]) -> list[Outcome]:
@@ -21,9 +22,10 @@ def _run(server_url: str, seeds: list[int]) -> list[Outcome]:
 
 @pytest.fixture(scope="module")
 def outcomes(postgres_url: str) -> Iterator[list[Outcome]]:
-    """Each seed once, in two processes."""
+    """Each seed once, in two processes; one of them again at the other end of the other process."""
     with ProcessPoolExecutor(2) as pool:
-        halves = [pool.submit(_run, postgres_url, list(SEEDS[start::2])) for start in (0, 1)]
+        shares = [[REPLAYED, *SEEDS[::2]], [*SEEDS[1::2], REPLAYED]]
+        halves = [pool.submit(_run, postgres_url, share) for share in shares]
         yield [outcome for half in halves for outcome in half.result()]
 
 
@@ -37,3 +39,12 @@ def test_every_invariant_holds(outcomes: list[Outcome]) -> None:
 def test_every_run_is_worth_its_time(outcomes: list[Outcome]) -> None:
     assert min(outcome.executions for outcome in outcomes) >= 60
     assert min(outcome.faults for outcome in outcomes) >= 10
+
+
+@pytest.mark.slow
+def test_a_seed_replays_exactly(outcomes: list[Outcome]) -> None:
+    """Whatever ran before it in its process, and however fast the machine is."""
+    replays = [outcome for outcome in outcomes if outcome.seed == REPLAYED]
+    assert len(replays) == 3
+    assert len({outcome.digest for outcome in replays}) == 1
+    assert len({tuple(outcome.story) for outcome in replays}) == 1

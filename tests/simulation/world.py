@@ -21,6 +21,8 @@ from parallax.catalog import Catalog, Model, Region
 from parallax.contracts.messages import (
     BatchCompleted,
     CancelJob,
+    ExecutionFinished,
+    ExecutionTask,
     JobCancelled,
     JobFinished,
     Message,
@@ -68,6 +70,10 @@ class World:
         self.pending: list[Call] = []
         self.full: set[tuple[str, str, int]] = set()
         """Batches that results has called complete."""
+        self.answered: set[UUID] = set()
+        """Executions whose fact was published, or whose task an executor handed back."""
+        self.answered_by: set[tuple[str, UUID]] = set()
+        """Executors and the executions whose facts they published."""
         self.unchecked: list[BatchCompleted] = []
         self.finished: dict[str, list[JobFinished]] = {}
         self.transactions: set[asyncio.Task[Any]] = set()
@@ -81,6 +87,7 @@ class World:
         self.digest = hashlib.sha256()
         self._born = 0
         self._events_lost = False
+        self.violation: str | None = None
 
     # --- telling
 
@@ -98,6 +105,20 @@ class World:
             self.full.add((message.batch.job_id, message.batch.lane, message.batch.question_index))
         if isinstance(message, JobFinished):
             self.finished.setdefault(message.job_id, []).append(message)
+        if isinstance(message, ExecutionFinished) or (isinstance(message, ExecutionTask) and node.region is not None):
+            self.answered.add(message.execution_id)
+        if isinstance(message, ExecutionFinished) and node.region is not None:
+            self.answered_by.add((node.name, message.execution_id))
+
+    def violated(self, what: str) -> None:
+        """Something happened inside a service that must not: told at the next step, for services survive errors."""
+        self.violation = self.violation or what
+
+    def task_acked(self, node: Node, body: bytes) -> None:
+        """An executor lets go of a task for good."""
+        task = ExecutionTask.model_validate_json(body)
+        if task.execution_id not in self.answered and task.batch.job_id not in node.cancelled_jobs:
+            self.violated(f"{node.name} acks the task of {task.execution_id} before its fact is published")
 
     def call_started(self, call: Call) -> None:
         """An executor calls its endpoint: the moment of most of the promises."""
@@ -105,20 +126,28 @@ class World:
         self.pending.append(call)
         node, planned = call.node, self.planned.get(call.execution_id)
         if planned is None:
-            raise ViolationError(f"{node.name} calls for an execution that no job has: {call.execution_id}")
+            self.violated(f"{node.name} calls for an execution that no job has: {call.execution_id}")
+            return
         self.tell(f"calls {planned.job_id} {planned.lane}/{planned.index} as call {call.number}", node)
         if planned.region != node.region:
-            raise ViolationError(f"{node.name} of {node.region} runs an execution of {planned.region}")
+            self.violated(f"{node.name} of {node.region} runs an execution of {planned.region}")
         if not node.fenced:
-            raise ViolationError(f"{node.name} starts work before it has read the cancellation stream")
+            self.violated(f"{node.name} starts work before it has read the cancellation stream")
         if sum(1 for other in self.pending if other.node is node) > node.budget:
-            raise ViolationError(f"{node.name} has more calls in flight than its budget of {node.budget}")
+            self.violated(f"{node.name} has more calls in flight than its budget of {node.budget}")
+        if (node.name, call.execution_id) in self.answered_by:
+            self.violated(f"{node.name} calls again for an execution that it has answered: {call.execution_id}")
+        if any(
+            other is not call and (other.node, other.execution_id) == (node, call.execution_id)
+            for other in self.pending
+        ):
+            self.violated(f"{node.name} makes two calls at once for execution {call.execution_id}")
         if planned.job_id in node.cancelled_jobs:
-            raise ViolationError(f"{node.name} starts work of {planned.job_id}, which it knows to be cancelled")
+            self.violated(f"{node.name} starts work of {planned.job_id}, which it knows to be cancelled")
         for job_id, lane, index in self.batch_sizes:
             earlier = (job_id, lane) == (planned.job_id, planned.lane) and index < planned.index
             if earlier and (job_id, lane, index) not in self.full:
-                raise ViolationError(f"batch {planned.index} of {job_id}/{lane} runs before batch {index} was full")
+                self.violated(f"batch {planned.index} of {job_id}/{lane} runs before batch {index} was full")
 
     def cancellations(self) -> set[str]:
         """The jobs in the cancellation stream."""
@@ -126,8 +155,10 @@ class World:
         messages = (decode(entry.body) for entry in entries)
         return {message.job_id for message in messages if isinstance(message, JobCancelled)}
 
-    def check_aborts(self) -> None:
-        """No call goes on once its executor knows that the job was stopped."""
+    def check(self) -> None:
+        """Nothing forbidden has happened, and no call goes on once its executor knows that the job was stopped."""
+        if self.violation is not None:
+            raise ViolationError(self.violation)
         for call in self.pending:
             job_id = self.planned[call.execution_id].job_id
             if job_id in call.node.cancelled_jobs and not (call.node.dying or call.node.ended):
@@ -227,8 +258,6 @@ class World:
                 error = node.root.exception()
                 if error is not None:
                     node.dead = True
-                    if isinstance(error, ViolationError):
-                        raise error
                     self.tell(f"gave up: {error}", node)
 
     # --- what the scheduler may do

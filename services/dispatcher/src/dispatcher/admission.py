@@ -35,6 +35,8 @@ class Admission:
         """
         behind = 0
         for _ in range(self._max_active_jobs + PASSED_OVER):
+            if not await self._store.any_queued():
+                return
             position = await self._start_next(behind)
             if position is None:
                 return
@@ -45,7 +47,8 @@ class Admission:
         waiting: WaitingJob | None = None
         try:
             async with self._store.work() as work:
-                waiting = await self._choose(work, behind)
+                await work.lock_admission()
+                waiting = await work.lock_next_queued(behind, self._max_active_jobs)
                 if waiting is not None:
                     await self._steps.take(work, waiting.job, await _start(work, waiting.job))
         except UnavailableError:
@@ -55,14 +58,6 @@ class Admission:
                 raise
             log.exception("job_not_started", job_id=waiting.job.job_id)
         return None if waiting is None else waiting.position
-
-    async def _choose(self, work: Work, behind: int) -> WaitingJob | None:
-        if not await work.any_queued():
-            return None
-        await work.lock_admission()
-        if await work.count_active() >= self._max_active_jobs:
-            return None
-        return await work.lock_next_queued(behind)
 
 
 async def _start(work: Work, job: StoredJob) -> Start:

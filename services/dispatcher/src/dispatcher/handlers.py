@@ -135,7 +135,7 @@ class Handlers:
         """
         lane, index = message.batch.lane, message.batch.question_index
         async with self._store.work() as work:
-            job = await work.lock(message.batch.job_id)
+            job = await work.lock_at(message.batch.job_id, index)
             if job is None:
                 log.warning("unknown_batch_completed", job_id=message.batch.job_id, lane=lane, question_index=index)
                 return

@@ -1,4 +1,4 @@
-"""Steps that are carried out: state written, effects published, both inside the caller's transaction.
+"""Steps that are carried out: effects published, state written, both inside the caller's transaction.
 
 The order is *publish, then commit, then ack*. A crash before the commit leaves the state unmoved and the input
 unacknowledged: the same step is taken again and publishes the same messages with the same ids.
@@ -86,8 +86,8 @@ class Steps:
             return moved
         outgoing = [message for effect in effects for message in await self._carry_out(work, moved, effect, now)]
         finished = next((message for message in outgoing if isinstance(message, messages.JobFinished)), None)
-        await work.save(moved, finished=finished, inspect_after=self._inspect_after, now=now)
         await self._bus.publish(*outgoing)
+        await work.save(moved, finished=finished, inspect_after=self._inspect_after, now=now)
         return moved
 
     async def _carry_out(  # noqa: PLR0911 - one flat table
@@ -144,7 +144,7 @@ async def _open(work: Work, job: StoredJob, effect: OpenBatch) -> list[Message]:
         published_at=effect.opened_at,
         deadline_at=effect.deadline,
     )
-    return [opened, *made]
+    return [*made, opened]  # nobody waits for the announcement
 
 
 async def _close(work: Work, job: StoredJob, effect: CloseBatch, now: datetime) -> messages.CloseBatch:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import text
@@ -16,7 +17,10 @@ from dispatcher.tasks import Template
 from parallax.contracts.job import Question
 from parallax.contracts.messages import JobAccepted, JobFinished, JobStarted
 from parallax.contracts.plan import BatchPlan, BatchRef, Cell
-from parallax.db.engine import transaction
+from parallax.db.engine import autocommit, transaction
+
+TEMPLATES_KEPT: Final = 256
+"""Templates of as many jobs as are active by default stay parsed: a job's never changes."""
 
 _ADMISSION_LOCK: Final = "dispatcher.admission"
 
@@ -43,19 +47,72 @@ _UPDATE_JOB = text("""
         changed_at = :now
     WHERE id = :id
 """)
-_LOCK_JOB = text("""
-    SELECT id, CAST(template AS text), CAST(state AS text) FROM dispatcher.jobs WHERE id = :id FOR UPDATE
-""")
-_LOCK_DUE = text("""
-    SELECT id, CAST(template AS text), CAST(state AS text) FROM dispatcher.jobs
-    WHERE id = :id AND due_at <= :now FOR UPDATE SKIP LOCKED
-""")
-_LOCK_NEXT_QUEUED = text("""
-    SELECT position, id, CAST(template AS text), CAST(state AS text) FROM dispatcher.jobs
-    WHERE phase = 'queued' AND position > :behind ORDER BY position LIMIT 1 FOR UPDATE SKIP LOCKED
-""")
+_JOB = "j.id, CAST(j.template AS text), CAST(j.state AS text)"
+_QUESTION = "json_build_object('id', q.id, 'text', q.text, 'tags', q.tags, 'metadata', q.metadata)"
+_LOCK_JOB = text(f"SELECT {_JOB} FROM dispatcher.jobs j WHERE j.id = :id FOR UPDATE")  # noqa: S608 - made of constants
+_LOCK_JOB_AT = text(f"""
+    SELECT {_JOB}, ARRAY(
+        SELECT CAST({_QUESTION} AS text) FROM dispatcher.questions q
+        WHERE q.job_id = j.id AND q.question_index BETWEEN :index AND :index + 1 ORDER BY q.question_index
+    ) AS questions
+    FROM dispatcher.jobs j WHERE j.id = :id FOR UPDATE
+""")  # noqa: S608 - made of constants
+_LOCK_DUE = text(f"""
+    SELECT {_JOB} FROM dispatcher.jobs j WHERE j.id = :id AND j.due_at <= :now FOR UPDATE SKIP LOCKED
+""")  # noqa: S608 - made of constants
+_LOCK_NEXT_QUEUED = text(f"""
+    SELECT j.position, {_JOB} FROM dispatcher.jobs j
+    WHERE j.phase = 'queued' AND j.position > :behind
+        AND (SELECT count(*) FROM dispatcher.jobs WHERE phase IN ('running', 'ending')) < :most_active
+    ORDER BY j.position LIMIT 1 FOR UPDATE SKIP LOCKED
+""")  # noqa: S608 - made of constants
 _ANY_QUEUED = text("SELECT EXISTS (SELECT FROM dispatcher.jobs WHERE phase = 'queued')")
-_COUNT_ACTIVE = text("SELECT count(*) FROM dispatcher.jobs WHERE phase IN ('running', 'ending')")
+_DUE = text("SELECT id FROM dispatcher.jobs WHERE due_at <= :now ORDER BY due_at, id LIMIT :limit")
+_UNFINISHED = text("SELECT id FROM dispatcher.jobs WHERE phase <> 'finished' ORDER BY position")
+_NEWEST_FINISHED = text("""
+    SELECT CAST(accepted AS text), CAST(finished AS text) FROM dispatcher.jobs
+    WHERE phase = 'finished' ORDER BY changed_at DESC LIMIT :limit
+""")
+_LAST_WORDS = text("""
+    UPDATE dispatcher.jobs SET due_at = NULL WHERE id = :id AND phase = 'finished'
+    RETURNING CAST(accepted AS text), CAST(finished AS text)
+""")
+_SUBMITTED = text("SELECT content_sha256, CAST(accepted AS text) FROM dispatcher.jobs WHERE id = :id")
+_ONE_QUESTION = text(f"""
+    SELECT CAST({_QUESTION} AS text) FROM dispatcher.questions q WHERE q.job_id = :job_id AND q.question_index = :index
+""")  # noqa: S608 - made of constants
+_CHOSEN = text("""
+    INSERT INTO dispatcher.chosen_batches (job_id, lane, question_index, size, cells)
+    SELECT :job_id, c.lane, c.question_index, jsonb_array_length(CAST(c.cells AS jsonb)), CAST(c.cells AS jsonb)
+    FROM unnest(CAST(:lanes AS text[]), CAST(:indexes AS integer[]), CAST(:cells AS text[]))
+         AS c (lane, question_index, cells)
+""")
+_UPDATE_JOB = text("""
+    UPDATE dispatcher.jobs
+    SET state = CAST(:state AS jsonb), phase = :phase, due_at = :due_at, finished = CAST(:finished AS jsonb),
+        changed_at = :now
+    WHERE id = :id
+""")
+_JOB = "j.id, CAST(j.template AS text), CAST(j.state AS text)"
+_QUESTION = "json_build_object('id', q.id, 'text', q.text, 'tags', q.tags, 'metadata', q.metadata)"
+_LOCK_JOB = text(f"SELECT {_JOB} FROM dispatcher.jobs j WHERE j.id = :id FOR UPDATE")  # noqa: S608 - made of constants
+_LOCK_JOB_AT = text(f"""
+    SELECT {_JOB}, ARRAY(
+        SELECT CAST({_QUESTION} AS text) FROM dispatcher.questions q
+        WHERE q.job_id = j.id AND q.question_index BETWEEN :index AND :index + 1 ORDER BY q.question_index
+    ) AS questions
+    FROM dispatcher.jobs j WHERE j.id = :id FOR UPDATE
+""")  # noqa: S608 - made of constants
+_LOCK_DUE = text(f"""
+    SELECT {_JOB} FROM dispatcher.jobs j WHERE j.id = :id AND j.due_at <= :now FOR UPDATE SKIP LOCKED
+""")  # noqa: S608 - made of constants
+_LOCK_NEXT_QUEUED = text(f"""
+    SELECT j.position, {_JOB} FROM dispatcher.jobs j
+    WHERE j.phase = 'queued' AND j.position > :behind
+        AND (SELECT count(*) FROM dispatcher.jobs WHERE phase IN ('running', 'ending')) < :most_active
+    ORDER BY j.position LIMIT 1 FOR UPDATE SKIP LOCKED
+""")  # noqa: S608 - made of constants
+_ANY_QUEUED = text("SELECT EXISTS (SELECT FROM dispatcher.jobs WHERE phase = 'queued')")
 _DUE = text("SELECT id FROM dispatcher.jobs WHERE due_at <= :now ORDER BY due_at, id LIMIT :limit")
 _UNFINISHED = text("SELECT id FROM dispatcher.jobs WHERE phase <> 'finished' ORDER BY position")
 _NEWEST_FINISHED = text("""
@@ -178,14 +235,26 @@ class Work:
         row = await self._one(_LOCK_JOB, id=job_id)
         return None if row is None else _read(row)
 
+    async def lock_at(self, job_id: str, index: int) -> StoredJob | None:
+        """The same, and in the same round trip a question and the next: whoever completes a batch mostly opens one."""
+        row = await self._one(_LOCK_JOB_AT, id=job_id, index=index)
+        if row is None:
+            return None
+        for number, question in enumerate(row.questions, index):
+            self._questions[job_id, number] = Question.model_validate_json(question)
+        return _read(row)
+
     async def lock_due(self, job_id: str, now: datetime) -> StoredJob | None:
         """The job, locked, if it is still due and nobody else works on it."""
         row = await self._one(_LOCK_DUE, id=job_id, now=now)
         return None if row is None else _read(row)
 
-    async def lock_next_queued(self, behind: int) -> WaitingJob | None:
-        """The job that waits longest behind a position, locked; passes over one that somebody else works on."""
-        row = await self._one(_LOCK_NEXT_QUEUED, behind=behind)
+    async def lock_next_queued(self, behind: int, most_active: int) -> WaitingJob | None:
+        """The job that waits longest behind a position, locked, if fewer than ``most_active`` are active.
+
+        Passes over one that somebody else works on.
+        """
+        row = await self._one(_LOCK_NEXT_QUEUED, behind=behind, most_active=most_active)
         return None if row is None else WaitingJob(row.position, _read(row))
 
     async def save(
@@ -203,14 +272,6 @@ class Work:
         )
 
     # --- sets of jobs
-
-    async def any_queued(self) -> bool:
-        """Whether a job waits for its turn."""
-        return bool((await self._connection.execute(_ANY_QUEUED)).scalar_one())
-
-    async def count_active(self) -> int:
-        """How many jobs have been started and have not ended."""
-        return int((await self._connection.execute(_COUNT_ACTIVE)).scalar_one())
 
     async def due(self, now: datetime, limit: int) -> tuple[str, ...]:
         """Jobs that the reaper has to look at, the most overdue first."""
@@ -251,11 +312,9 @@ class Work:
         return Upcoming(after + 1, sum(1 for _ in job.template.plan.cells(lane)))
 
     async def _question(self, job_id: str, index: int) -> Question:
-        """A question. Reads the one after it as well: the step that completes a batch mostly opens the next."""
         if (job_id, index) not in self._questions:
-            values = {"job_id": job_id, "index": index}
-            for row in await self._connection.execute(_TWO_QUESTIONS, values):
-                self._questions[job_id, row.question_index] = _question(row)
+            found = await self._connection.execute(_ONE_QUESTION, {"job_id": job_id, "index": index})
+            self._questions[job_id, index] = Question.model_validate_json(found.scalar_one())
         return self._questions[job_id, index]
 
     # --- tombstones
@@ -299,6 +358,11 @@ class Store:
         for committed in work.on_commit:
             committed()
 
+    async def any_queued(self) -> bool:
+        """Whether a job waits for its turn."""
+        async with autocommit(self._engine) as connection:
+            return bool((await connection.execute(_ANY_QUEUED)).scalar_one())
+
     async def answers(self) -> bool:
         """Whether the database answers."""
         async with transaction(self._engine) as connection:
@@ -306,11 +370,12 @@ class Store:
 
 
 def _read(row: Any) -> StoredJob:
-    return StoredJob(row.id, Template.model_validate_json(row.template), codec.decode(json.loads(row.state)))
+    return StoredJob(row.id, _template(row.template), codec.decode(json.loads(row.state)))
 
 
-def _question(row: Any) -> Question:
-    return Question(id=row.id, text=row.text, tags=tuple(json.loads(row.tags)), metadata=json.loads(row.metadata))
+@lru_cache(maxsize=TEMPLATES_KEPT)
+def _template(document: str) -> Template:
+    return Template.model_validate_json(document)
 
 
 def _announced(rows: Iterable[Any]) -> tuple[JobAccepted | JobFinished, ...]:

@@ -15,11 +15,10 @@ from parallax.contracts.plan import BatchPlan
 from parallax.contracts.routing import FACTS
 from parallax.errors import PoisonError
 from results import batches, heartbeats
-from results.batches import BatchSize
-from results.facts import BatchKey
+from results.facts import BatchKey, BatchSize
 from results.writing import writing
 
-_CLOSE: Final = text(f"""
+_CLOSE: Final = text("""
     WITH missing AS (
         INSERT INTO results.executions (
             execution_id, job_id, lane, question_index, question_id, model_id, model, region, sample, status,
@@ -49,8 +48,7 @@ _CLOSE: Final = text(f"""
         closed_at = coalesce(closed_at, :closed_at)
     FROM added
     WHERE job_id = :job_id AND lane = :lane AND question_index = :question_index
-    RETURNING {batches.COLUMNS}
-""")  # noqa: S608 - made of constants
+""")
 
 _RECORDED: Final = text("SELECT execution_id FROM results.executions WHERE execution_id = ANY(CAST(:ids AS uuid[]))")
 
@@ -66,12 +64,11 @@ async def close(engine: AsyncEngine, bus: Bus, clock: Clock, message: CloseBatch
     """
     if message.status is ExecutionStatus.COMPLETED:
         raise PoisonError("a batch cannot be closed as completed: its missing executions have no answers")
-    now = clock.now()
+    now, size = clock.now(), _size(message.batch)
     async with writing(engine) as connection:
-        await batches.lock_planned(connection, _size(message.batch))
-        closed = await connection.execute(_CLOSE, _closing(message))
-        after = batches.of_row(closed.one())
-        full = await batches.fill(connection, [after], now)
+        await batches.lock(connection, size)
+        await connection.execute(_CLOSE, _closing(message))
+        full = await batches.fill(connection, size, now)
     batches.log_fresh(full, now)
     await bus.publish(*[batch.signal() for batch in full])
 
@@ -98,12 +95,12 @@ async def inspect(engine: AsyncEngine, bus: Bus, clock: Clock, message: InspectB
     nothing is called missing, for its fact may be among them; the dispatcher will ask again.
     """
     caught_up = await bus.depth(FACTS) == 0
-    now, cells = clock.now(), message.batch.execution_ids()
+    now, size, cells = clock.now(), _size(message.batch), message.batch.execution_ids()
     async with writing(engine) as connection:
         running = await heartbeats.running(connection, message.batch.ref.job_id, now)
-        batch = await batches.lock_planned(connection, _size(message.batch))
+        await batches.lock(connection, size)
         recorded = await _recorded(connection, cells)
-        full = await batches.fill(connection, [batch], now)
+        full = await batches.fill(connection, size, now)
     batches.log_fresh(full, now)
     if full:
         await bus.publish(full[0].signal())
@@ -125,4 +122,4 @@ async def _recorded(connection: AsyncConnection, executions: Iterable[UUID]) -> 
 
 def _size(plan: BatchPlan) -> BatchSize:
     key = BatchKey(plan.ref.job_id, plan.ref.lane, plan.ref.question_index)
-    return BatchSize(key, plan.question_id, len(plan.cells))
+    return BatchSize(key, plan.question_id, len(plan.cells), planned=True)

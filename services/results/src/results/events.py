@@ -18,21 +18,9 @@ class Event(NamedTuple):
 
 
 _APPEND: Final = text("""
-    WITH incoming AS (
-        SELECT i.job_id COLLATE "C" AS job_id, i.kind, i.data, i.at, i.place
-        FROM unnest(CAST(:job_ids AS text[]), CAST(:kinds AS text[]), CAST(:data AS text[]),
-                    CAST(:ats AS timestamptz[])) WITH ORDINALITY AS i (job_id, kind, data, at, place)
-    ), heads AS (
-        INSERT INTO results.event_heads (job_id, last)
-        SELECT job_id, count(*) FROM incoming GROUP BY job_id ORDER BY job_id
-        ON CONFLICT (job_id) DO UPDATE SET last = event_heads.last + excluded.last
-        RETURNING job_id, last
-    )
-    INSERT INTO results.events (job_id, number, kind, data, at)
-    SELECT job_id,
-           h.last - count(*) OVER (PARTITION BY job_id) + row_number() OVER (PARTITION BY job_id ORDER BY i.place),
-           i.kind, CAST(i.data AS jsonb), i.at
-    FROM incoming i JOIN heads h USING (job_id)
+    SELECT results.append_events(array_agg(ROW(i.job_id, 0, i.kind, CAST(i.data AS jsonb), i.at)::results.events))
+    FROM unnest(CAST(:job_ids AS text[]), CAST(:kinds AS text[]), CAST(:data AS text[]), CAST(:ats AS timestamptz[]))
+        AS i (job_id, kind, data, at)
 """)
 
 

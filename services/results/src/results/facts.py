@@ -1,20 +1,24 @@
-"""Facts as the ledger takes them: checked, with the names it counts by, and ready to be sent to the database."""
+"""Facts and openings of batches as the ledger takes them: checked, and ready to be sent to the database."""
 
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 from uuid import UUID
 
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from parallax.contracts.ids import execution_id
-from parallax.contracts.messages import ExecutionFinished
-from parallax.contracts.plan import ALL_REGIONS_LANE
+from parallax.contracts.messages import BatchOpened, ExecutionFinished
+from parallax.contracts.plan import ALL_REGIONS_LANE, BatchRef
 from parallax.errors import PoisonError
 
 _NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """An escaped NUL in JSON text; an escaped backslash before ``u0000`` is none."""
+
+_NEWS: Final = TypeAdapter[ExecutionFinished | BatchOpened](
+    Annotated[ExecutionFinished | BatchOpened, Field(discriminator="kind")]
+)
 
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)
@@ -22,35 +26,62 @@ _LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class BatchKey(NamedTuple):
-    """The key of a batch. Keys sort as the database sorts them, which makes the order of locks the same."""
+    """The key of a batch."""
 
     job_id: str
     lane: str
     question_index: int
 
 
+class BatchSize(NamedTuple):
+    """What a message says about a batch: its question and how many executions it has."""
+
+    key: BatchKey
+    question_id: str
+    expected: int
+    planned: bool
+    """Whether the plan says so, and not a fact that repeats what its task was told."""
+
+
+class Opening(NamedTuple):
+    """A batch that was opened."""
+
+    size: BatchSize
+    document: str
+    """``BatchOpened`` in JSON."""
+
+
 class Fact(NamedTuple):
     """One checked fact."""
 
     execution_id: UUID
-    batch: BatchKey
-    batch_size: int
-    question_id: str
+    size: BatchSize
     observed: bool
     document: str
     """The fact in canonical JSON: the ledger's row is made from it inside the database."""
 
 
-def read_fact(body: bytes) -> Fact:
-    """The fact in a message.
+def read_news(body: bytes) -> Fact | Opening:
+    """What a message says of a batch or of one of its executions.
 
     Raises:
         PoisonError: It is malformed, contradicts itself, or holds what no database can store.
     """
     try:
-        fact = ExecutionFinished.model_validate_json(body)
+        message = _NEWS.validate_json(body)
     except ValidationError as error:
         raise PoisonError(f"is no fact: {error}") from error
+    return _fact(message) if isinstance(message, ExecutionFinished) else _opening(message)
+
+
+def _opening(opened: BatchOpened) -> Opening:
+    return Opening(
+        BatchSize(_key(opened.batch), opened.question_id, opened.executions, planned=True),
+        _storable(opened.model_dump_json()),
+    )
+
+
+def _fact(fact: ExecutionFinished) -> Fact:
     coordinates = (fact.batch.job_id, fact.question_id, fact.model_id, fact.region, fact.sample)
     expected = execution_id(*coordinates)
     if fact.execution_id != expected:
@@ -60,11 +91,19 @@ def read_fact(body: bytes) -> Fact:
     for moment in (fact.started_at, fact.completed_at):
         if moment is not None and not _EARLIEST <= moment <= _LATEST:
             raise PoisonError(f"{moment.isoformat()} is no moment at which an execution ran")
-    document = fact.model_dump_json(exclude={"kind", "version"})
+    size = BatchSize(_key(fact.batch), fact.question_id, fact.batch_size, planned=False)
+    document = _storable(fact.model_dump_json(exclude={"kind", "version"}))
+    return Fact(fact.execution_id, size, fact.observed, document)
+
+
+def _key(batch: BatchRef) -> BatchKey:
+    return BatchKey(batch.job_id, batch.lane, batch.question_index)
+
+
+def _storable(document: str) -> str:
     if "\\u0000" in document and _NUL.search(document):
         raise PoisonError("holds a NUL character, which no database stores")
-    key = BatchKey(fact.batch.job_id, fact.batch.lane, fact.batch.question_index)
-    return Fact(fact.execution_id, key, fact.batch_size, fact.question_id, fact.observed, document)
+    return document
 
 
 def first_facts(facts: Iterable[Fact]) -> list[Fact]:

@@ -12,7 +12,6 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from parallax.contracts.messages import (
-    BatchOpened,
     JobAccepted,
     JobCancelled,
     JobFinished,
@@ -20,13 +19,10 @@ from parallax.contracts.messages import (
     JobStarted,
 )
 from parallax.telemetry import get_logger
-from results import batches, events
-from results.batches import BatchSize
-from results.facts import BatchKey
+from results import events
 from results.writing import writing
 
-StatusEvent = JobAccepted | JobRejected | JobStarted | JobCancelled | JobFinished
-JobEvent = StatusEvent | BatchOpened
+JobEvent = JobAccepted | JobRejected | JobStarted | JobCancelled | JobFinished
 
 CANCELLED: Final = "cancelled"
 """Code of the reason of a cancellation that a user asked for; deadlines and early stops abort work in the same way,
@@ -85,13 +81,6 @@ _FINISH: Final = text("""
     RETURNING job_id
 """)
 
-_OPEN: Final = text("""
-    UPDATE results.batches
-    SET opened_at = :opened_at, deadline_at = :deadline_at, question = CAST(:question AS jsonb)
-    WHERE job_id = :job_id AND lane = :lane AND question_index = :question_index AND opened_at IS NULL
-    RETURNING job_id
-""")
-
 
 class _Change(NamedTuple):
     """What an event does to its job's row, and how the event is called there."""
@@ -103,7 +92,7 @@ class _Change(NamedTuple):
 
 
 async def project(engine: AsyncEngine, event: JobEvent, now: datetime) -> None:
-    """Note one event about a job or a batch. Idempotent: what is known already changes nothing.
+    """Note one event about a job. Idempotent: what is known already changes nothing.
 
     Raises:
         PoisonError: The event cannot be stored.
@@ -112,13 +101,10 @@ async def project(engine: AsyncEngine, event: JobEvent, now: datetime) -> None:
         log.warning("submission_rejected", job=event.job_id, code=event.reason.code, reason=event.reason.message)
         return
     async with writing(engine) as connection:
-        if isinstance(event, BatchOpened):
-            await _open(connection, event, now)
-        else:
-            await _apply(connection, event, now)
+        await _apply(connection, event, now)
 
 
-def _change(event: StatusEvent) -> _Change:
+def _change(event: JobEvent) -> _Change:
     match event:
         case JobAccepted():
             row = event.model_dump(include={"name", "questions", "batches", "executions", "retry_of", "accepted_at"})
@@ -141,7 +127,7 @@ def _change(event: StatusEvent) -> _Change:
             assert_never(event)
 
 
-async def _apply(connection: AsyncConnection, event: StatusEvent, now: datetime) -> None:
+async def _apply(connection: AsyncConnection, event: JobEvent, now: datetime) -> None:
     """Change the job's row, and, if that was news, add an event."""
     assert event.job_id is not None
     change = _change(event)
@@ -149,21 +135,6 @@ async def _apply(connection: AsyncConnection, event: StatusEvent, now: datetime)
     if news.first() is not None:
         data = event.model_dump_json(exclude={"job"})
         await events.append(connection, [events.Event(event.job_id, change.kind, data, change.at)])
-
-
-async def _open(connection: AsyncConnection, event: BatchOpened, now: datetime) -> None:
-    key = BatchKey(event.batch.job_id, event.batch.lane, event.batch.question_index)
-    batch = await batches.lock_planned(connection, BatchSize(key, event.question_id, event.executions))
-    opening = {
-        **key._asdict(),
-        "question": None if event.question is None else _json(event.question),
-        "opened_at": event.opened_at,
-        "deadline_at": event.deadline_at,
-    }
-    if (await connection.execute(_OPEN, opening)).first() is not None:
-        opened = events.Event(key.job_id, "batch.opened", event.model_dump_json(exclude={"question"}), event.opened_at)
-        await events.append(connection, [opened])
-    await batches.fill(connection, [batch], now)
 
 
 def _json(value: object) -> str:

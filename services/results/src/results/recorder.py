@@ -1,4 +1,4 @@
-"""Takes facts from the bus and settles them in flushes: record, signal full batches, acknowledge.
+"""Takes facts and openings of batches and settles them in flushes: record, signal full batches, acknowledge.
 
 A flush begins when the one before it is done and something waits: one fact when little happens, hundreds under
 load, and no timer in between. A crash between the three steps makes the bus deliver the facts again; the ledger
@@ -19,7 +19,7 @@ from parallax.db.engine import ping
 from parallax.errors import PoisonError, StaleDeliveryError, UnavailableError, UnroutableError
 from parallax.telemetry import get_logger
 from results import ledger
-from results.facts import Fact, read_fact
+from results.facts import Fact, Opening, read_news
 
 FLUSH_FACTS: Final = 300
 """Most facts in one transaction: more gain nothing measurable and hold the locks of their batches longer."""
@@ -48,12 +48,12 @@ class _Arrival(NamedTuple):
     """A delivery and what it says; read on arrival, while the database writes the flush before."""
 
     delivery: Delivery
-    fact: Fact | PoisonError
+    news: Fact | Opening | PoisonError
 
 
 class _Held(NamedTuple):
     delivery: Delivery
-    fact: Fact
+    news: Fact | Opening
 
 
 class Recorder:
@@ -130,19 +130,19 @@ class Recorder:
 
     async def _settle(self, flush: Sequence[_Arrival]) -> None:
         held: list[_Held] = []
-        for delivery, fact in flush:
-            if isinstance(fact, PoisonError):
-                await self._reject(delivery, fact)
+        for delivery, news in flush:
+            if isinstance(news, PoisonError):
+                await self._reject(delivery, news)
             else:
-                held.append(_Held(delivery, fact))
+                held.append(_Held(delivery, news))
         if held:
             await self._record(held)
 
     async def _record(self, held: Sequence[_Held]) -> None:
         """Record, signal, acknowledge. A fact that the database refuses is found by halving, and spares the others."""
-        facts = [each.fact for each in held]
+        news = [each.news for each in held]
         try:
-            full = await self._patiently(lambda: ledger.record(self._engine, facts, self._clock.now()))
+            full = await self._patiently(lambda: ledger.record(self._engine, news, self._clock.now()))
         except (UnavailableError, asyncio.CancelledError):
             raise
         except Exception as error:
@@ -153,7 +153,7 @@ class Recorder:
             elif isinstance(error, PoisonError):
                 await self._reject(held[0].delivery, error)
             else:
-                log.exception("fact_not_recorded", execution=str(facts[0].execution_id))
+                log.exception("fact_not_recorded", batch=news[0].size.key._asdict())
                 await self._pause(BUG_PAUSE_S)
                 await _unless_stale(held[0].delivery.requeue())
             return
@@ -207,9 +207,9 @@ class Recorder:
             self._pausing = False
 
 
-def _read(delivery: Delivery) -> Fact | PoisonError:
+def _read(delivery: Delivery) -> Fact | Opening | PoisonError:
     try:
-        return read_fact(delivery.body)
+        return read_news(delivery.body)
     except PoisonError as error:
         return error
 

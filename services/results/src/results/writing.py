@@ -1,13 +1,13 @@
 """Transactions of the writer, whose errors say what to do with the message that caused them."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from parallax.db.engine import transaction
+from parallax.db.engine import autocommit, transaction
 from parallax.errors import PoisonError
 
 _HOPELESS_SQLSTATES: Final = ("22", "23")
@@ -22,9 +22,23 @@ async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         UnavailableError: See :func:`parallax.db.engine.transaction`.
         PoisonError: The database refuses the data, for example a NUL in a text or a number out of range.
     """
-    try:
+    with _refusals_are_poison():
         async with transaction(engine) as connection:
             yield connection
+
+
+@asynccontextmanager
+async def writing_at_once(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """The same for a single statement, which is a transaction of its own: no round trips to begin and to commit."""
+    with _refusals_are_poison():
+        async with autocommit(engine) as connection:
+            yield connection
+
+
+@contextmanager
+def _refusals_are_poison() -> Iterator[None]:
+    try:
+        yield
     except DBAPIError as error:
         sqlstate = getattr(error.orig, "sqlstate", None) or ""
         if sqlstate.startswith(_HOPELESS_SQLSTATES):

@@ -50,11 +50,11 @@ class Queue:
 
 SUBMISSIONS: Final = Queue("dispatcher.submissions", ("job.submit",))
 PROGRESS: Final = Queue("dispatcher.progress", ("job.cancel", "batch.completed", "batch.incomplete"))
-FACTS: Final = Queue("results.facts", ("execution.finished",))
+FACTS: Final = Queue("results.facts", ("batch.opened", "execution.finished"))
 BATCHES: Final = Queue("results.batches", ("batch.close", "batch.inspect"))
 EVENTS: Final = Queue(
     "results.events",
-    ("job.accepted", "job.rejected", "job.started", "batch.opened", "job.cancelled", "job.finished"),
+    ("job.accepted", "job.rejected", "job.started", "job.cancelled", "job.finished"),
 )
 HEARTBEATS: Final = Queue("results.heartbeats", ("executor.heartbeat",))
 CANCELLATIONS: Final = Queue("cancellations", ("job.cancelled", "fence.cancellations"), kind=QueueKind.STREAM)

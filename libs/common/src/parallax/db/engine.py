@@ -1,7 +1,7 @@
 """Engines with the settings every service shares, and transactions that say when the database is away."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from sqlalchemy import event
@@ -78,9 +78,27 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         UnavailableError: The database is away or asks to try again; nothing was committed, or (when the
             connection broke during the commit itself) nobody can know: the caller's step must be repeatable.
     """
-    try:
+    with _loss_is_unavailable():
         async with engine.begin() as connection:
             yield connection
+
+
+@asynccontextmanager
+async def autocommit(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection on which each statement is a transaction of its own.
+
+    Raises:
+        UnavailableError: As for :func:`transaction`.
+    """
+    with _loss_is_unavailable():
+        async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            yield connection
+
+
+@contextmanager
+def _loss_is_unavailable() -> Iterator[None]:
+    try:
+        yield
     except DBAPIError as error:
         if is_transient(error):
             raise UnavailableError(f"database: {type(error.orig).__name__}: {error.orig}"[:500]) from error

@@ -6,7 +6,7 @@ The index holds only what was replaced, which is little: a new fact has nothing 
 from alembic import op
 
 revision = "0003"
-down_revision = "0001"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
