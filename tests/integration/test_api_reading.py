@@ -52,6 +52,8 @@ async def test_jobs_are_filtered_by_status_name_metadata_and_time(stage: Stage) 
     assert await ids(status=["running", "completed"]) == ["new", "old"]
     assert await ids(status="rejected") == []
     assert await ids(name="other") == ["new"]
+    assert await ids(name="URVE") == ["old"]
+    assert await ids(name="%") == []
     assert await ids(metadata="team=red") == ["old"]
     assert await ids(metadata=["team=red", "round=3"]) == ["old"]
     assert await ids(metadata=["team=red", "round=4"]) == []
@@ -164,6 +166,15 @@ async def test_the_matrix_holds_every_cell_of_its_questions(stage: Stage) -> Non
     assert cells["model-1", "eu"]["executions"][0]["excerpt"] == "an answer"
     rows = await everything(stage, "/v1/jobs/job-1/matrix", limit=2, model="model-1", region=["us", "eu"])
     assert [len(row["cells"]) for row in rows] == [2] * 5  # type: ignore[arg-type] # a list, from JSON
+
+
+async def test_a_question_that_nobody_told_is_read_from_its_prompts(stage: Stage) -> None:
+    spec = await stage.accept("job-1")
+    await stage.store(facts.every(await stage.open("job-1", spec, 0, told=False)))
+    await stage.store(facts.every(await stage.open("job-1", spec, 1)))
+    await stage.open("job-1", spec, 2, told=False)
+    rows = (await stage.http.get("/v1/jobs/job-1/matrix")).json()["rows"]
+    assert [row["text"] for row in rows] == ["What is the most important invention in history?", "Question 1?", None]
 
 
 async def test_the_summary_adds_up(stage: Stage) -> None:

@@ -22,6 +22,7 @@ from results.api.problems import ApiError, Kind
 from results.api.settings import ApiSettings
 from results.api.streams import Streams
 from tests.fakes import facts
+from tests.fakes.clock import LeapingClock
 from tests.integration.api_stage import Stage, job_document, staged
 
 PATIENCE_S = 30.0
@@ -133,6 +134,26 @@ async def test_streams_are_bounded_and_give_their_place_back(stage: Stage) -> No
     assert caught.value.kind is Kind.TOO_MANY_STREAMS
     await first.aclose()  # type: ignore[attr-defined] # an asynchronous generator
     await anext(streams.follow("job-1", 0))
+
+
+async def test_a_quiet_job_is_looked_at_less_often_until_something_happens(stage: Stage) -> None:
+    spec = await stage.accept("job-1")
+    batch = await stage.open("job-1", spec, 0)
+    clock = LeapingClock()
+    parts = Streams(stage.engine, clock, ApiSettings(stream_poll_s=0.5, stream_ping_s=60)).follow("job-1", 0)
+    async with asyncio.timeout(PATIENCE_S):
+        while b"still here" not in await anext(parts):
+            pass
+        assert clock.pauses[0] == 0.5
+        assert clock.pauses == sorted(clock.pauses)
+        assert clock.pauses[-1] == 2.0
+        assert 60 <= sum(clock.pauses) < 62
+        await stage.store([facts.observed(batch, batch.cells[0])])
+        while b"event: progress" not in await anext(parts):
+            pass
+        clock.pauses.clear()
+        await anext(parts)
+        assert clock.pauses[0] == 0.5
 
 
 async def test_a_silent_stream_says_that_it_lives(stage: Stage) -> None:

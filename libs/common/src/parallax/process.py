@@ -5,6 +5,7 @@ its HTTP side, then ``watch`` until it is told to stop or can no longer work. Le
 """
 
 import asyncio
+import gc
 import os
 import random
 import signal
@@ -193,6 +194,7 @@ class Process:
         loop = asyncio.get_running_loop()
         last_ready = loop.time()
         self._starting = None
+        settle()
         self._log.info("started")
         while not self.stopping.is_set():
             answers = await health.check()
@@ -209,6 +211,15 @@ class Process:
                 continue
         self._log.info("stopping")
         return 0
+
+
+def settle() -> None:
+    """Leave what a process has loaded out of later garbage collections: it lives as long as the process.
+
+    A full collection walks through every object, with nothing else running: 100 ms of each process on a small machine.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def run(name: str, main: Callable[[Mapping[str, str]], Awaitable[int]]) -> int:

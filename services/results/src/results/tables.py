@@ -70,7 +70,8 @@ A row is written once; only an observed fact may still replace a synthetic one, 
 first attempt's start to the end; ``output_chars`` is 0 for an empty answer and null without one; ``refused``
 says whether the output carries a refusal. Pages of a job are read in the order of the unique index
 ``executions_in_order`` (job_id, question_index, model_id, region, sample), with a status in that of
-``executions_by_status`` (job_id, status, then the same). A question's index is found in ``batches``.
+``executions_by_status`` (job_id, status, then the same). A question's index is found in ``batches``. A third index
+holds only what was replaced: with the counters of ``batches`` its number tells whether the ledger of a job changed.
 """
 
 batches: Final = Table(

@@ -23,7 +23,7 @@ class Results:
         Raises:
             ImportError: pandas is not installed.
         """
-        return import_module("pandas").json_normalize(self.rows)
+        return _library("pandas").json_normalize(self.rows)
 
     def to_polars(self) -> Any:
         """A ``polars.DataFrame`` with one row per execution; nested fields stay structs.
@@ -31,4 +31,15 @@ class Results:
         Raises:
             ImportError: polars is not installed.
         """
-        return import_module("polars").DataFrame(self.rows, infer_schema_length=None)
+        return _library("polars").DataFrame(self.rows, infer_schema_length=None)
+
+
+def _library(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise ImportError(
+            f"to_{name}() needs the package {name}, which is not installed: pip install {name}"
+        ) from error

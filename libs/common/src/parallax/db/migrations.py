@@ -2,13 +2,10 @@
 
 import asyncio
 from importlib.resources import as_file, files
-from typing import Any
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from alembic.config import Config
-from alembic.runtime.environment import EnvironmentContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from parallax.db.engine import transaction
@@ -19,8 +16,28 @@ async def migrate(engine: AsyncEngine, *, package: str, schema: str) -> None:
 
     Idempotent; replicas that start together wait for each other on an advisory lock.
     """
-    async with _turn(), transaction(engine) as connection:
-        await connection.run_sync(_upgrade, package, schema)
+    with as_file(files(package) / "migrations") as folder:
+        if await _revision(engine, schema) == newest(folder):
+            return
+        from parallax.db import revisions  # noqa: PLC0415 - large, and seldom needed
+
+        async with _turn(), transaction(engine) as connection:
+            await connection.run_sync(revisions.upgrade, folder, schema)
+
+
+def newest(folder: Path) -> str:
+    """The last revision in ``folder``/versions, whose files are named after their revisions: ``0001_why.py``."""
+    return max(file.name for file in (folder / "versions").glob("[0-9]*.py")).partition("_")[0]
+
+
+async def _revision(engine: AsyncEngine, schema: str) -> str | None:
+    """The revision of a schema, or ``None`` before its first."""
+    async with transaction(engine) as connection:
+        there = await connection.execute(text("SELECT to_regclass(:name)"), {"name": f'"{schema}".alembic_version'})
+        if there.scalar_one() is None:
+            return None
+        found = await connection.execute(text(f'SELECT version_num FROM "{schema}".alembic_version'))  # noqa: S608
+        return found.scalar_one_or_none()
 
 
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
@@ -29,20 +46,3 @@ _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDict
 def _turn() -> asyncio.Lock:
     """Services of one process migrate one after the other: Alembic keeps the running migration in globals."""
     return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
-
-
-def _upgrade(connection: Connection, package: str, schema: str) -> None:
-    connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": f"parallax.{schema}"})
-    connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
-    with as_file(files(package) / "migrations") as folder:
-        config = Config()
-        config.set_main_option("script_location", str(folder))
-        config.set_main_option("path_separator", "os")
-        script = ScriptDirectory.from_config(config)
-
-        def to_head(revision: Any, _context: Any) -> Any:
-            return script._upgrade_revs("head", revision)  # noqa: SLF001 - Alembic's own documented recipe
-
-        with EnvironmentContext(config, script, fn=to_head) as environment:
-            environment.configure(connection=connection, version_table_schema=schema)
-            environment.run_migrations()

@@ -28,7 +28,9 @@ JOB_STATUSES = ("submitted", "queued", "running", "completed", "failed", "cancel
 def jobs(
     *,
     status: Annotated[list[str] | None, typer.Option(help="Only jobs in this status. Repeat.")] = None,
-    name: Annotated[str | None, typer.Option(help="Only jobs of exactly this name.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Only jobs with this text in their name, in upper or lower case.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, newest first.")] = 50,
     as_json: AsJson = False,
     api: Api = None,

@@ -19,6 +19,7 @@ from results.api import keys
 from results.api.gate import ApiMetrics
 from results.api.keys import Scope
 from results.api.problems import ApiError, Kind, request_id
+from results.api.queries.summaries import Aggregates
 from results.api.settings import ApiSettings
 from results.api.streams import Streams
 
@@ -43,6 +44,7 @@ class Api:
     settings: ApiSettings
     metrics: ApiMetrics
     streams: Streams
+    aggregates: Aggregates
     health: Health
 
 

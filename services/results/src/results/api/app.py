@@ -19,6 +19,7 @@ from results.api import keys, problems
 from results.api.access import Api
 from results.api.documented import describe
 from results.api.gate import ApiMetrics, Gate
+from results.api.queries.summaries import Aggregates
 from results.api.routes import actions, events, executions, installation, jobs
 from results.api.settings import ApiSettings
 from results.api.streams import Streams
@@ -50,6 +51,7 @@ def create_api(
         settings=settings,
         metrics=metrics,
         streams=Streams(engine, clock, settings),
+        aggregates=Aggregates(catalog),
         health=Health(dict(health.probes) if health is not None else {}),
     )
 
@@ -88,6 +90,7 @@ def routed(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | No
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     for routes in (jobs, executions, events, actions, installation, pages):
         app.include_router(routes.router)

@@ -106,6 +106,37 @@ Submit jobs, watch them and query what came of them.
 """
 """The document's introduction."""
 
+_OF_A_JOB: Final = (
+    "get_job", "list_batches", "list_executions", "get_matrix", "get_summary", "get_export", "follow_job",
+    "cancel_job", "retry_job",
+)  # fmt: skip
+"""What can be asked of a job by its id."""
+
+
+def _job_links(job_id: str) -> dict[str, dict[str, Any]]:
+    return {operation: {"operationId": operation, "parameters": {"job_id": job_id}} for operation in _OF_A_JOB}
+
+
+def _execution_link(job_id: str, execution_id: str) -> dict[str, dict[str, Any]]:
+    parameters = {"job_id": job_id, "execution_id": execution_id}
+    return {"get_execution": {"operationId": "get_execution", "parameters": parameters}}
+
+
+_LINKS: Final = {
+    ("submit_job", "202"): _job_links("$response.body#/id"),
+    ("retry_job", "202"): _job_links("$response.body#/id"),
+    ("cancel_job", "202"): _job_links("$response.body#/id"),
+    ("list_jobs", "200"): {
+        "get_job": {"operationId": "get_job", "parameters": {"job_id": "$response.body#/items/0/id"}}
+    },
+    ("get_job", "200"): _job_links("$response.body#/id"),
+    ("list_executions", "200"): _execution_link("$request.path.job_id", "$response.body#/items/0/id"),
+    ("get_matrix", "200"): _execution_link(
+        "$response.body#/rows/0/cells/0/executions/0/job_id", "$response.body#/rows/0/cells/0/executions/0/id"
+    ),
+}
+"""Where an answer leads: which of its values the next request takes (OpenAPI links)."""
+
 _REFERENCES: Final = "#/components/schemas/{model}"
 
 
@@ -126,6 +157,9 @@ def _document(app: FastAPI) -> dict[str, Any]:
     for operations in made["paths"].values():
         for operation in operations.values():
             operation["responses"] |= {str(status): part for status, part in problems(414).items()}
+            for status, response in operation["responses"].items():
+                if links := _LINKS.get((operation["operationId"], status)):
+                    response["links"] = links
     answers = made["components"]["schemas"]
     made["components"]["schemas"] = dict(sorted((answers | _requests(answers)).items()))
     return made

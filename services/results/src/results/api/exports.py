@@ -1,7 +1,7 @@
 """Files of a whole job, written while they are read: memory does not grow with the job.
 
 Rows are read in keyset pages rather than through one long-lived cursor, so that a slow reader holds no database
-connection and no transaction. A page is as many rows as fit in about ``PAGE_BYTES``.
+connection and no transaction.
 """
 
 import csv
@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.responses import StreamingResponse
@@ -19,10 +19,22 @@ from results.api.problems import ApiError, Kind
 from results.api.queries.executions import ExecutionFilter, ExecutionKey, export_page, key_of
 from results.api.queries.reading import Row, reading
 
-FIRST_PAGE_ROWS: Final = 100
-MAX_PAGE_ROWS: Final = 1_000
-PAGE_BYTES: Final = 4 * 1024 * 1024
-"""Stored size of a page; text is a few times larger in memory."""
+FIRST_PAGE_ROWS: Final = 10
+"""Read to learn how large the rows are; each may have megabytes."""
+
+
+class PageBound(NamedTuple):
+    """How many rows a page has at most."""
+
+    rows: int
+    size_bytes: int
+    """As they are stored; in memory they are a few times larger."""
+
+
+LINES: Final = PageBound(rows=200, size_bytes=64 * 1024)
+"""Pages of 1 MB are a tenth faster and need 6 MB more."""
+ROW_GROUP: Final = PageBound(rows=2_000, size_bytes=4 * 1024 * 1024)
+"""A page is a row group of Parquet, which is read and compressed as one."""
 
 COLUMNS: Final = (
     "execution_id", "job_id", "lane", "question_index", "question_id", "question", "model_id", "model", "region",
@@ -62,7 +74,7 @@ def export(engine: AsyncEngine, job_id: str, chosen: ExecutionFilter, file_forma
     Raises:
         ApiError: The format needs a library that is not installed here.
     """
-    pages = _pages(engine, job_id, chosen)
+    pages = _pages(engine, job_id, chosen, ROW_GROUP if file_format is Format.PARQUET else LINES)
     body: AsyncIterator[bytes]
     match file_format:
         case Format.CSV:
@@ -77,7 +89,9 @@ def export(engine: AsyncEngine, job_id: str, chosen: ExecutionFilter, file_forma
     return StreamingResponse(body, media_type=file_format.media_type, headers={"Content-Disposition": disposition})
 
 
-async def _pages(engine: AsyncEngine, job_id: str, chosen: ExecutionFilter) -> AsyncIterator[Sequence[Row]]:
+async def _pages(
+    engine: AsyncEngine, job_id: str, chosen: ExecutionFilter, bound: PageBound
+) -> AsyncIterator[Sequence[Row]]:
     after: ExecutionKey | None = None
     limit = FIRST_PAGE_ROWS
     while True:
@@ -89,7 +103,7 @@ async def _pages(engine: AsyncEngine, job_id: str, chosen: ExecutionFilter) -> A
         if len(found) < limit:
             return
         mean_bytes = sum(record["stored_bytes"] or 0 for record in found) / len(found)
-        limit = max(1, min(MAX_PAGE_ROWS, int(PAGE_BYTES / max(1.0, mean_bytes))))
+        limit = max(1, min(bound.rows, int(bound.size_bytes / max(1.0, mean_bytes))))
 
 
 async def _written(

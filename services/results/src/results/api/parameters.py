@@ -73,7 +73,10 @@ async def execution_filter(
 
 async def job_filter(  # noqa: PLR0917 - FastAPI passes query parameters by name
     status: Annotated[list[JobStatus], Query(max_length=7, description="Only these statuses.")] = [],  # noqa: B006
-    name: Annotated[StorableText | None, Query(min_length=1, max_length=200, description="Exactly this name.")] = None,
+    name: Annotated[
+        StorableText | None,
+        Query(min_length=1, max_length=200, description="With this text in the name, in upper or lower case."),
+    ] = None,
     metadata: Annotated[
         list[Annotated[StorableText, Field(max_length=MAX_METADATA_CHARS)]],
         Query(max_length=5, description="`key=value` in the job's metadata; repeated, all must hold."),

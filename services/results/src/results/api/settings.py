@@ -29,9 +29,10 @@ class ApiSettings:
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may read the API; none unless named."""
     max_streams: int = 200
-    """Event streams open at once: each asks the database twice a second."""
+    """Event streams open at once: each asks the database up to twice a second."""
     stream_poll_s: float = 0.5
-    """How long news of a job may take to reach its followers."""
+    """How long news of a job may take to reach its followers while it makes progress; in a quiet one, four times
+    as long."""
     stream_ping_s: float = 15.0
     """A comment is sent after this much silence, so that proxies keep the connection."""
 

@@ -25,6 +25,10 @@ EVENTS_PER_READ: Final = 200
 MAX_EVENT_NUMBER: Final = 2**53 - 1
 """Clients in JavaScript read the numbers back exactly up to here."""
 RECONNECT_MS: Final = 2_000
+SLOWING: Final = 1.1
+"""Each look that finds no progress is followed by a longer pause, so that a waiting job costs little."""
+SLOWEST: Final = 4
+"""How many times the shortest pause the longest one is; it is reached after 15 looks in vain, about 16 s."""
 
 
 class Streams:
@@ -66,7 +70,8 @@ class Streams:
     async def _events(self, job_id: str, after: int) -> AsyncIterator[bytes]:
         yield format_sse_event(comment="the events of a job, then done", retry=RECONNECT_MS)
         told: Progress | None = None
-        silent_s = 0.0
+        silent_s = pause_s = 0.0
+        shortest_s = self._settings.stream_poll_s
         while True:
             async with reading(self._engine) as connection:
                 # The moment is read before the events: an end that is seen here has its event among them.
@@ -78,15 +83,16 @@ class Streams:
                 yield format_sse_event(id=str(after), event=event["kind"], data_str=_text(event["data"]))
             if len(events) == EVENTS_PER_READ:
                 continue
+            news = bool(events) or moment.progress != told
             if moment.progress != told:
                 told = moment.progress
-                silent_s = 0.0
                 yield format_sse_event(event="progress", data_str=_text(told))
             if moment.over:
                 yield format_sse_event(event="done", data_str=_text(moment.progress))
                 return
-            await self._clock.sleep(self._settings.stream_poll_s)
-            silent_s = 0.0 if events else silent_s + self._settings.stream_poll_s
+            pause_s = shortest_s if news else min(pause_s * SLOWING, shortest_s * SLOWEST)
+            silent_s = pause_s if news else silent_s + pause_s
+            await self._clock.sleep(pause_s)
             if silent_s >= self._settings.stream_ping_s:
                 silent_s = 0.0
                 yield format_sse_event(comment="still here")

@@ -22,7 +22,7 @@ from parallax.errors import UnavailableError
 from results.api.access import Api, ApiParts, Reader
 from results.api.parameters import Cursor, JobPath
 from results.api.problems import RETRY_AFTER_S, ApiError, Kind
-from results.api.queries import executions, jobs, matrix, summaries
+from results.api.queries import executions, jobs, matrix
 from results.api.queries.executions import ExecutionFilter
 from results.api.queries.jobs import JobFilter
 from results.api.queries.matrix import QuestionKey
@@ -30,7 +30,7 @@ from results.api.queries.reading import reading
 from results.api.requests import StorableText
 from results.api.routes.executions import get_execution
 from results.api.routes.installation import get_regions
-from results.api.routes.jobs import MAX_MERGED_JOBS, job_view, jobs_page, matrix_page, require_job
+from results.api.routes.jobs import MAX_MERGED_JOBS, job_view, jobs_page, matrix_page, require_job, summary_of
 from results.web.rendering import render
 
 JOBS_PER_PAGE: Final = 50
@@ -118,7 +118,7 @@ async def show_job(request: Request, api: ApiParts, job_id: JobPath, cursor: Cur
     answers = await matrix_page(api, job_id, chosen, cursor, QUESTIONS_PER_PAGE, merged=merged)
     async with reading(api.engine) as connection:
         retries = (await jobs.with_retries(connection, job_id, MAX_MERGED_JOBS))[1:]
-        summary = await summaries.summary(connection, job_id, api.catalog)
+    summary = await summary_of(api, job_id)
     planned = job.plan.models if job.plan else ()
     return _html(
         api,

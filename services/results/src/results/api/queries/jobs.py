@@ -14,6 +14,7 @@ from parallax.contracts.messages import Problem
 from parallax.contracts.outcomes import Reason
 from parallax.contracts.plan import JobPlan
 from results.api.queries.reading import STATUSES, Row, counts, row, rows, where
+from results.api.queries.summaries import REPLACED
 
 MAX_OPEN_BATCHES: Final = 10
 """A lane has one open batch; more are seen for the moment between two events."""
@@ -26,11 +27,11 @@ LEFT JOIN LATERAL (
       FROM results.batches WHERE batches.job_id = jobs.job_id
 ) AS counted ON true
 """
-_BRIEF: Final = """
+_OWN: Final = """
 SELECT jobs.job_id, name, status, reason, created_at, submitted_at, accepted_at, started_at, finished_at,
-       rejected_at, questions, batches, executions, retry_of, metadata,
-       counted.completed, counted.failed, counted.timed_out, counted.cancelled
+       rejected_at, questions, batches, executions, retry_of, metadata
 """
+_BRIEF: Final = f"{_OWN}, counted.completed, counted.failed, counted.timed_out, counted.cancelled"
 
 
 class JobFilter(NamedTuple):
@@ -38,6 +39,7 @@ class JobFilter(NamedTuple):
 
     status: tuple[str, ...] = ()
     name: str | None = None
+    """Text that the name holds, in upper or lower case."""
     metadata: tuple[tuple[str, tuple[JsonValue, ...]], ...] = ()
     """Keys of the metadata, each with the values of which one must be there."""
     created_after: datetime | None = None
@@ -78,7 +80,7 @@ async def page(connection: AsyncConnection, chosen: JobFilter, after: JobKey | N
 def _conditions(chosen: JobFilter) -> tuple[list[str], dict[str, Any]]:
     conditions, values = ["true"], dict[str, Any]()
     if chosen.name is not None:
-        conditions.append("name = :name")
+        conditions.append("strpos(lower(name), lower(:name)) > 0")
         values["name"] = chosen.name
     if chosen.retry_of is not None:
         conditions.append("retry_of = :retry_of")
@@ -103,11 +105,11 @@ def _per_status(statuses: Sequence[str], values: dict[str, Any]) -> list[list[st
 
 def brief(record: Row) -> JobBrief:
     """A job in a list."""
-    return JobBrief(**brief_fields(record))
+    return JobBrief(**brief_fields(record), counts=counts(record))
 
 
 def brief_fields(record: Row) -> dict[str, Any]:
-    """The fields that a job in a list and a job by itself share."""
+    """The fields that a job in a list and a job by itself share, all but what is counted in batches."""
     reason = record["reason"]
     return {
         "id": record["job_id"],
@@ -122,7 +124,6 @@ def brief_fields(record: Row) -> dict[str, Any]:
         "questions": record["questions"],
         "batches": record["batches"],
         "executions": record["executions"],
-        "counts": counts(record),
         "retry_of": record["retry_of"],
         "metadata": record["metadata"],
     }
@@ -139,23 +140,25 @@ class JobRecord(NamedTuple):
     """A job's own row, read."""
 
     fields: dict[str, Any]
-    """Those of ``JobBrief``."""
+    """Those of ``JobBrief`` but its counts, which ``lanes`` tells."""
     plan: JobPlan | None
     spec: dict[str, JsonValue] | None
     problems: tuple[Problem, ...]
     not_started: int | None
     place_in_queue: int | None
+    replaced: int
+    """As in ``LedgerVersion``."""
 
 
 async def record(connection: AsyncConnection, job_id: str) -> JobRecord | None:
     """Everything that is stored about a job in its own row, and its place in the waiting line."""
     statement = f"""
-        {_BRIEF}, plan, spec, problems, not_started,
+        {_OWN}, plan, spec, problems, not_started, {REPLACED},
         CASE WHEN status = 'queued' THEN (
             SELECT count(*) FROM results.jobs AS ahead
              WHERE ahead.status = 'queued' AND (ahead.accepted_at, ahead.job_id) <= (jobs.accepted_at, jobs.job_id)
         ) END AS place_in_queue
-        FROM results.jobs {_COUNTED} WHERE jobs.job_id = :job_id
+        FROM results.jobs WHERE jobs.job_id = :job_id
     """  # noqa: S608 - fixed fragments, bound values
     found = await row(connection, statement, {"job_id": job_id})
     if found is None:
@@ -167,6 +170,7 @@ async def record(connection: AsyncConnection, job_id: str) -> JobRecord | None:
         problems=tuple(Problem.model_validate(p, strict=False) for p in found["problems"]),
         not_started=found["not_started"],
         place_in_queue=found["place_in_queue"],
+        replaced=found["replaced"],
     )
 
 
@@ -231,8 +235,8 @@ async def lanes(connection: AsyncConnection, job_id: str) -> tuple[LaneProgress,
         """,
         {"job_id": job_id},
     )
-    statement = f"{_BATCH} WHERE job_id = :job_id AND recorded < expected ORDER BY question_index, lane LIMIT 200"
-    open_batches = [_batch(record) for record in await rows(connection, statement, {"job_id": job_id})]
+    ended = all(total["opened"] == total["full_batches"] for total in totals)
+    open_batches = [] if ended else await _open_batches(connection, job_id)
     return tuple(
         LaneProgress(
             lane=total["lane"],
@@ -243,6 +247,11 @@ async def lanes(connection: AsyncConnection, job_id: str) -> tuple[LaneProgress,
         )
         for total in totals
     )
+
+
+async def _open_batches(connection: AsyncConnection, job_id: str) -> list[Batch]:
+    statement = f"{_BATCH} WHERE job_id = :job_id AND recorded < expected ORDER BY question_index, lane LIMIT 200"
+    return [_batch(record) for record in await rows(connection, statement, {"job_id": job_id})]
 
 
 def _batch(record: Row) -> Batch:

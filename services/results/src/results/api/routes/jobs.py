@@ -14,11 +14,12 @@ from results.api.documented import problems
 from results.api.negotiation import produces
 from results.api.parameters import Cursor, Flag, JobPath, PageSize, execution_filter, job_filter
 from results.api.problems import ApiError, Kind, job_not_found
-from results.api.queries import jobs, matrix, summaries
+from results.api.queries import jobs, matrix
 from results.api.queries.executions import ExecutionFilter
 from results.api.queries.jobs import BatchKey, JobFilter, JobKey
 from results.api.queries.matrix import QuestionKey
-from results.api.queries.reading import reading
+from results.api.queries.reading import added, reading
+from results.api.queries.summaries import LedgerVersion, ledger_version
 from results.heartbeats import ALIVE_S
 
 MAX_MATRIX_EXECUTIONS: Final = 5_000
@@ -80,13 +81,16 @@ async def job_view(api: Api, job_id: str) -> Job:
         if found is None:
             raise job_not_found(job_id)
         lanes = await jobs.lanes(connection, job_id)
-        tokens, cost = await summaries.totals(connection, job_id, api.catalog)
+        counts = added([lane.counts for lane in lanes])
+        version = LedgerVersion(recorded=counts.total, replaced=found.replaced)
+        tokens, cost = await api.aggregates.totals(connection, job_id, version)
         running = await jobs.running(connection, job_id, now - timedelta(seconds=ALIVE_S))
     accepted, started, finished = (found.fields[name] for name in ("accepted_at", "started_at", "finished_at"))
     status: JobStatus = found.fields["status"]
     ended = finished or (None if status.ended else now)
     return Job(
         **found.fields,
+        counts=counts,
         place_in_queue=found.place_in_queue,
         not_started=found.not_started,
         lanes=lanes,
@@ -179,9 +183,20 @@ async def _merged_jobs(connection: AsyncConnection, job_id: str) -> tuple[str, .
 @router.get("/{job_id}/summary", summary="How each model did in each region", responses=problems(404))
 async def get_summary(api: ApiParts, job_id: JobPath) -> Summary:
     """Success rates, latencies, tokens, estimated cost, attempts, refusals and empty answers."""
+    return await summary_of(api, job_id)
+
+
+async def summary_of(api: Api, job_id: str) -> Summary:
+    """The summary of a job.
+
+    Raises:
+        ApiError: The job is not known.
+    """
     async with reading(api.engine) as connection:
-        await require_job(connection, job_id)
-        return await summaries.summary(connection, job_id, api.catalog)
+        version = await ledger_version(connection, job_id)
+        if version is None:
+            raise job_not_found(job_id)
+        return await api.aggregates.summary(connection, job_id, version)
 
 
 async def require_job(connection: AsyncConnection, job_id: str) -> JobPlan | None:
