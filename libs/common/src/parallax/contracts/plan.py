@@ -6,11 +6,13 @@ A *lane* is an ordered walk through the questions; a *batch* is one question in 
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple, Self
+from typing import Annotated, Final, NamedTuple, Self
 from uuid import UUID
 
+from pydantic import Field
+
 from parallax.contracts.ids import execution_id
-from parallax.contracts.job import Barrier, ExecutionRef, JobSpec
+from parallax.contracts.job import MAX_QUESTIONS, Barrier, ExecutionRef, JobSpec
 from parallax.contracts.model import JobId, Name, RegionName, Strict
 
 ALL_REGIONS_LANE: Final = "all"
@@ -74,7 +76,7 @@ class BatchRef(Strict):
 
     job_id: JobId
     lane: Name
-    question_index: int
+    question_index: Annotated[int, Field(ge=0, lt=MAX_QUESTIONS)]
 
 
 class BatchPlan(Strict):
