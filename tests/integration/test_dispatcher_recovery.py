@@ -67,6 +67,18 @@ async def test_a_crash_between_publish_and_commit_repeats_the_step(engine: Async
     assert stage.heard(JobFinished, "job")[-1].counts == Counts(completed=6)
 
 
+async def test_the_end_is_told_once_it_is_committed(engine: AsyncEngine) -> None:
+    async with staged(engine) as stage:
+        bus = HesitantBus(MemoryBus(stage.broker), JobFinished)
+        async with dispatching(stage, bus=bus):
+            await stage.run_executors()
+            await stage.submit("job")
+            await bus.waiting.wait()
+            await stage.until_rows("dispatcher.jobs", 1, where="phase = 'finished'")
+            bus.go_on.set()
+            assert (await stage.finished("job")).counts == Counts(completed=6)
+
+
 async def test_a_completion_that_runs_ahead_of_its_opening_is_harmless(engine: AsyncEngine) -> None:
     async with staged(engine) as stage, dispatching(stage):
         await stage.submit("job")

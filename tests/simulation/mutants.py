@@ -309,6 +309,12 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
+        "the end of a job told before it is committed",
+        f"{DISPATCHER}/steps.py",
+        (("[message for message in outgoing if message is not finished]", "outgoing"),),
+        ("tests/integration/test_dispatcher_recovery.py",),
+    ),
+    Mutant(
         "a stopped job is not announced to the executors",
         f"{DISPATCHER}/steps.py",
         (

@@ -2,9 +2,14 @@
 
 The order is *publish, then commit, then ack*. A crash before the commit leaves the state unmoved and the input
 unacknowledged: the same step is taken again and publishes the same messages with the same ids.
+
+The end of a job alone is published after the commit. Said before it, it could be contradicted: another input, such as a
+cancellation, may be taken before the one that ended the job comes again, and end it in another way. What is lost with a
+crash between the two is said when the input comes again.
 """
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, assert_never
 
 from prometheus_client import Counter
@@ -22,6 +27,7 @@ from dispatcher.progress import (
     ImpossibleEventError,
     InspectBatch,
     OpenBatch,
+    Phase,
     ReportBatch,
     Tally,
     step,
@@ -60,6 +66,8 @@ class Steps:
     async def take(self, work: Work, job: StoredJob, event: Event) -> StoredJob:
         """Move a locked job; an event that changes nothing writes and publishes nothing.
 
+        The end of a job that has ended is told again: it may have been lost after its commit.
+
         A job whose executions no queue takes is given up: its region has left the installation, and neither
         waiting nor another region may stand in for it.
 
@@ -67,6 +75,10 @@ class Steps:
             PoisonError: The event cannot have happened to this job.
             UnavailableError: The bus or the database is away; the caller's transaction must not commit.
         """
+        if job.progress.phase is Phase.FINISHED:
+            end = await work.end(job.job_id)
+            work.afterwards.append(partial(self._bus.publish, end))
+            return job
         notes = len(work.on_commit)
         try:
             return await self._move(work, job, event)
@@ -86,8 +98,10 @@ class Steps:
             return moved
         outgoing = [message for effect in effects for message in await self._carry_out(work, moved, effect, now)]
         finished = next((message for message in outgoing if isinstance(message, messages.JobFinished)), None)
-        await self._bus.publish(*outgoing)
+        await self._bus.publish(*[message for message in outgoing if message is not finished])
         await work.save(moved, finished=finished, inspect_after=self._inspect_after, now=now)
+        if finished is not None:
+            work.afterwards.append(partial(self._bus.publish, finished))
         return moved
 
     async def _carry_out(  # noqa: PLR0911 - one flat table

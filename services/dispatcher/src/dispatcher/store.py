@@ -1,7 +1,7 @@
 """The dispatcher's tables, as SQL. One transaction is one :class:`Work`; a job's row is locked before it moves."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -73,6 +73,7 @@ _NEWEST_FINISHED = text("""
     SELECT CAST(accepted AS text), CAST(finished AS text) FROM dispatcher.jobs
     WHERE phase = 'finished' ORDER BY changed_at DESC LIMIT :limit
 """)
+_END = text("SELECT CAST(finished AS text) FROM dispatcher.jobs WHERE id = :id AND phase = 'finished'")
 _LAST_WORDS = text("""
     UPDATE dispatcher.jobs SET due_at = NULL WHERE id = :id AND phase = 'finished'
     RETURNING CAST(accepted AS text), CAST(finished AS text)
@@ -177,6 +178,8 @@ class Work:
         self._connection = connection
         self.on_commit: list[Callable[[], None]] = []
         """Called once the transaction is committed, for logs and metrics."""
+        self.afterwards: list[Callable[[], Awaitable[None]]] = []
+        """Awaited after that, in order: what may be said only of what is committed."""
         self._questions: dict[tuple[str, int], Question] = {}
 
     async def lock_id(self, job_id: str) -> None:
@@ -285,6 +288,10 @@ class Work:
         """What was announced about the jobs that ended last: acceptance and end of each."""
         return _announced(await self._connection.execute(_NEWEST_FINISHED, {"limit": limit}))
 
+    async def end(self, job_id: str) -> JobFinished:
+        """What was announced of the end of a job."""
+        return JobFinished.model_validate_json((await self._one(_END, id=job_id)).finished)
+
     async def last_words(self, job_id: str) -> tuple[JobAccepted | JobFinished, ...]:
         """What was announced about a job that has ended; the reaper need not look at it again."""
         return _announced(await self._connection.execute(_LAST_WORDS, {"id": job_id}))
@@ -350,13 +357,15 @@ class Store:
         """A transaction that commits at the end of the block.
 
         Raises:
-            UnavailableError: See :func:`parallax.db.engine.transaction`.
+            UnavailableError: See :func:`parallax.db.engine.transaction`; or the bus was away after the commit.
         """
         async with transaction(self._engine) as connection:
             work = Work(connection)
             yield work
         for committed in work.on_commit:
             committed()
+        for step in work.afterwards:
+            await step()
 
     async def any_queued(self) -> bool:
         """Whether a job waits for its turn."""
