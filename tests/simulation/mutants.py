@@ -43,8 +43,8 @@ MUTANTS: Final = (
         f"{RESULTS}/recorder.py",
         (
             (
-                "        facts = [each.fact for each in held]\n",
-                "        facts = [each.fact for each in held]\n"
+                "        news = [each.news for each in held]\n",
+                "        news = [each.news for each in held]\n"
                 "        await _unless_stale(held[-1].delivery.ack(multiple=True))\n",
             ),
             (
@@ -249,8 +249,8 @@ MUTANTS: Final = (
         f"{DISPATCHER}/steps.py",
         (
             (
-                "        await self._bus.publish(*outgoing)\n        return moved\n",
-                "        import asyncio\n        asyncio.get_running_loop().call_later(0.5, lambda: asyncio.ensure_future(self._bus.publish(*outgoing)))\n        return moved\n",
+                "        await self._bus.publish(*[message for message in outgoing if message is not finished])\n",
+                "        work.afterwards.append(partial(self._bus.publish, *outgoing))\n",
             ),
         ),
     ),

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from tests.harness import postgres
+from tests.simulation.mutants import MUTANTS, REPOSITORY, Mutant
 from tests.simulation.run import Outcome, prepare, run_seed
 
 SEEDS = range(1, 31)
@@ -48,3 +49,9 @@ def test_a_seed_replays_exactly(outcomes: list[Outcome]) -> None:
     assert len(replays) == 3
     assert len({outcome.digest for outcome in replays}) == 1
     assert len({tuple(outcome.story) for outcome in replays}) == 1
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_mistake_can_still_be_planted(mutant: Mutant) -> None:
+    code = (REPOSITORY / mutant.file).read_text(encoding="utf-8")
+    assert [old for old, _ in mutant.patch if old not in code] == []
