@@ -8,7 +8,7 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from parallax.contracts.outcomes import Counts
-from parallax.db.engine import transaction
+from parallax.db.engine import autocommit
 
 EXCERPT_CHARS: Final = 500
 """How much of a question or an answer lists carry; the rest is one request away."""
@@ -25,7 +25,7 @@ async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     Raises:
         UnavailableError: The database is away.
     """
-    async with transaction(engine.execution_options(isolation_level="AUTOCOMMIT")) as connection:
+    async with autocommit(engine) as connection:
         yield connection
 
 
