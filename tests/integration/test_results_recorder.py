@@ -165,7 +165,7 @@ async def test_malformed_facts_are_dead_lettered_and_spare_their_neighbours(
         broken(sample=1): "is not that of",
         broken(output={"text": "a\0b"}): "NUL",
         broken(usage={"prompt_tokens": 10**30, "completion_tokens": 1}): "out of range",
-        broken(batch={"job_id": "job-9", "lane": "all", "question_index": 2**31}): "out of",
+        broken(batch={"job_id": "job-9", "lane": "all", "question_index": 2**31}): "less_than",
         encode(observed(stolen, stolen.cells[1])): "executions_in_order",
     }
     bus = MemoryBus(broker)

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from dispatcher.progress import Job, Rules, StopRule
+from dispatcher.progress import Job, Phase, Rules, StopRule
 from dispatcher.submission import Submission
 from dispatcher.tasks import Template
 from parallax.catalog import Catalog
 from parallax.contracts.job import Barrier, JobSpec
-from parallax.contracts.messages import JobAccepted
+from parallax.contracts.messages import JobAccepted, JobStarted
 from parallax.contracts.plan import ALL_REGIONS_LANE, Cell, JobPlan, batch_cells, batch_count, execution_count
 
 
@@ -79,3 +79,11 @@ def chosen_batches(spec: JobSpec) -> tuple[ChosenBatch, ...]:
     return tuple(
         ChosenBatch(lane, index, batch_cells(plan, lane, cells)) for (lane, index), cells in sorted(chosen.items())
     )
+
+
+def announcements(job: StoredJob, accepted: JobAccepted) -> tuple[JobAccepted | JobStarted, ...]:
+    """What was announced so far about a job that has not ended."""
+    started_at = job.progress.started_at
+    if job.progress.phase is Phase.QUEUED or started_at is None:
+        return (accepted,)
+    return (accepted, JobStarted(job_id=job.job_id, started_at=started_at))

@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from dispatcher.admission import Admission
+from dispatcher.jobs import announcements
 from dispatcher.progress import Phase, Tick
 from dispatcher.steps import Steps
-from dispatcher.store import Store, announcements
+from dispatcher.store import Store
 from parallax.bus.port import Bus
 from parallax.clock import Clock
 from parallax.errors import UnavailableError

@@ -12,10 +12,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from dispatcher.jobs import ChosenBatch, StoredJob
-from dispatcher.progress import Phase, Upcoming, codec
+from dispatcher.progress import Upcoming, codec
 from dispatcher.tasks import Template
 from parallax.contracts.job import Question
-from parallax.contracts.messages import JobAccepted, JobFinished, JobStarted
+from parallax.contracts.messages import JobAccepted, JobFinished
 from parallax.contracts.plan import BatchPlan, BatchRef, Cell
 from parallax.db.engine import autocommit, transaction
 
@@ -396,11 +396,3 @@ def _announced(rows: Iterable[Any]) -> tuple[JobAccepted | JobFinished, ...]:
             JobFinished.model_validate_json(row.finished),
         )
     )
-
-
-def announcements(job: StoredJob, accepted: JobAccepted) -> tuple[JobAccepted | JobStarted, ...]:
-    """What was announced so far about a job that has not ended."""
-    started_at = job.progress.started_at
-    if job.progress.phase is Phase.QUEUED or started_at is None:
-        return (accepted,)
-    return (accepted, JobStarted(job_id=job.job_id, started_at=started_at))
