@@ -20,7 +20,7 @@ from parallax.contracts.plan import BatchPlan, BatchRef, Cell
 from parallax.db.engine import autocommit, transaction
 
 TEMPLATES_KEPT: Final = 256
-"""Templates of as many jobs as are active by default stay parsed: a job's never changes."""
+"""Templates that stay parsed, which is more than jobs are active by default: a job's never changes."""
 
 _ADMISSION_LOCK: Final = "dispatcher.admission"
 
@@ -82,53 +82,6 @@ _SUBMITTED = text("SELECT content_sha256, CAST(accepted AS text) FROM dispatcher
 _ONE_QUESTION = text(f"""
     SELECT CAST({_QUESTION} AS text) FROM dispatcher.questions q WHERE q.job_id = :job_id AND q.question_index = :index
 """)  # noqa: S608 - made of constants
-_CHOSEN = text("""
-    INSERT INTO dispatcher.chosen_batches (job_id, lane, question_index, size, cells)
-    SELECT :job_id, c.lane, c.question_index, jsonb_array_length(CAST(c.cells AS jsonb)), CAST(c.cells AS jsonb)
-    FROM unnest(CAST(:lanes AS text[]), CAST(:indexes AS integer[]), CAST(:cells AS text[]))
-         AS c (lane, question_index, cells)
-""")
-_UPDATE_JOB = text("""
-    UPDATE dispatcher.jobs
-    SET state = CAST(:state AS jsonb), phase = :phase, due_at = :due_at, finished = CAST(:finished AS jsonb),
-        changed_at = :now
-    WHERE id = :id
-""")
-_JOB = "j.id, CAST(j.template AS text), CAST(j.state AS text)"
-_QUESTION = "json_build_object('id', q.id, 'text', q.text, 'tags', q.tags, 'metadata', q.metadata)"
-_LOCK_JOB = text(f"SELECT {_JOB} FROM dispatcher.jobs j WHERE j.id = :id FOR UPDATE")  # noqa: S608 - made of constants
-_LOCK_JOB_AT = text(f"""
-    SELECT {_JOB}, ARRAY(
-        SELECT CAST({_QUESTION} AS text) FROM dispatcher.questions q
-        WHERE q.job_id = j.id AND q.question_index BETWEEN :index AND :index + 1 ORDER BY q.question_index
-    ) AS questions
-    FROM dispatcher.jobs j WHERE j.id = :id FOR UPDATE
-""")  # noqa: S608 - made of constants
-_LOCK_DUE = text(f"""
-    SELECT {_JOB} FROM dispatcher.jobs j WHERE j.id = :id AND j.due_at <= :now FOR UPDATE SKIP LOCKED
-""")  # noqa: S608 - made of constants
-_LOCK_NEXT_QUEUED = text(f"""
-    SELECT j.position, {_JOB} FROM dispatcher.jobs j
-    WHERE j.phase = 'queued' AND j.position > :behind
-        AND (SELECT count(*) FROM dispatcher.jobs WHERE phase IN ('running', 'ending')) < :most_active
-    ORDER BY j.position LIMIT 1 FOR UPDATE SKIP LOCKED
-""")  # noqa: S608 - made of constants
-_ANY_QUEUED = text("SELECT EXISTS (SELECT FROM dispatcher.jobs WHERE phase = 'queued')")
-_DUE = text("SELECT id FROM dispatcher.jobs WHERE due_at <= :now ORDER BY due_at, id LIMIT :limit")
-_UNFINISHED = text("SELECT id FROM dispatcher.jobs WHERE phase <> 'finished' ORDER BY position")
-_NEWEST_FINISHED = text("""
-    SELECT CAST(accepted AS text), CAST(finished AS text) FROM dispatcher.jobs
-    WHERE phase = 'finished' ORDER BY changed_at DESC LIMIT :limit
-""")
-_LAST_WORDS = text("""
-    UPDATE dispatcher.jobs SET due_at = NULL WHERE id = :id AND phase = 'finished'
-    RETURNING CAST(accepted AS text), CAST(finished AS text)
-""")
-_SUBMITTED = text("SELECT content_sha256, CAST(accepted AS text) FROM dispatcher.jobs WHERE id = :id")
-_TWO_QUESTIONS = text("""
-    SELECT question_index, id, text, CAST(tags AS text), CAST(metadata AS text) FROM dispatcher.questions
-    WHERE job_id = :job_id AND question_index BETWEEN :index AND :index + 1
-""")
 _CHOSEN = text("""
     SELECT CAST(cells AS text) FROM dispatcher.chosen_batches
     WHERE job_id = :job_id AND lane = :lane AND question_index = :index
