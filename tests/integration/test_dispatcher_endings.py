@@ -67,7 +67,9 @@ async def test_cancel_twice_and_after_the_end(stage: Stage) -> None:
     await stage.cancel("job", "second")
     end = await stage.finished("job")
     assert end.reason.message == "first"
+    told = len(stage.heard(JobFinished, "job"))
     await stage.cancel("job", "third")
+    await stage.until(lambda: len(stage.heard(JobFinished, "job")) > told)
     await stage.submit("next")
     await opened(stage, "next")
     assert all(told == end for told in stage.heard(JobFinished, "job"))
