@@ -8,7 +8,7 @@ from yarl import URL
 
 from parallax.bus import amqp
 from parallax.bus.amqp import AmqpBus
-from parallax.bus.amqp.publisher import Outgoing
+from parallax.bus.amqp.window import Outgoing
 from parallax.bus.port import Delivery
 from parallax.contracts import routing
 from parallax.contracts.messages import CancelJob

@@ -9,7 +9,7 @@ import pytest
 from yarl import URL
 
 from parallax.bus.amqp import AmqpBus
-from parallax.bus.amqp.publisher import Outgoing
+from parallax.bus.amqp.window import Outgoing
 from parallax.bus.port import Delivery
 from parallax.contracts import routing
 from parallax.contracts.messages import CancelJob, JobCancelled, decode
@@ -243,11 +243,13 @@ async def test_a_full_queue_is_unavailable_not_lost(rabbitmq_node: Node, namespa
     try:
         with pytest.raises(UnavailableError):
             await bus.publish(*(CancelJob(job_id=f"job-{n}") for n in range(1000)))
-        held: list[Delivery] = []
-        await bus.consume(QUEUE, prefetch=100, handler=held.append)
-        await eventually(lambda: len(held) >= 3)
-        await held[-1].ack(multiple=True)
+        acks: list[asyncio.Task[None]] = []
+        await bus.consume(
+            QUEUE, prefetch=100, handler=lambda delivery: acks.append(asyncio.create_task(delivery.ack()))
+        )
         await insist(bus, CancelJob(job_id="job-after"))
+        await asyncio.gather(*acks)
+        assert len(acks) >= 3
     finally:
         await ctl(rabbitmq_node, "clear_policy", namespace)
 

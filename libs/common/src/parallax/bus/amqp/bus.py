@@ -13,8 +13,9 @@ from parallax.bus.amqp import letterbox
 from parallax.bus.amqp.consumption import AmqpConsumption
 from parallax.bus.amqp.following import AmqpFollowing
 from parallax.bus.amqp.link import Link, close_channel, loss_is_unavailable
-from parallax.bus.amqp.publisher import PUBLISH_TIMEOUT_S, Outgoing, Publisher
+from parallax.bus.amqp.publisher import PUBLISH_TIMEOUT_S, Publisher
 from parallax.bus.amqp.topology import Topology
+from parallax.bus.amqp.window import Outgoing
 from parallax.bus.letters import DeadLetter, Verdict
 from parallax.bus.port import Delivery
 from parallax.contracts.messages import Message, encode
@@ -45,7 +46,7 @@ class AmqpBus:
 
     async def publish(self, *messages: Message) -> None:
         """See :meth:`parallax.bus.port.Bus.publish`."""
-        await self._publisher.send_all([self._publisher.outgoing(message) for message in messages])
+        await self._publisher.send(*[self._publisher.outgoing(message) for message in messages])
 
     async def publish_raw(
         self,

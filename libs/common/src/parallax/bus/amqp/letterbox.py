@@ -14,8 +14,9 @@ from pamqp.commands import Basic
 
 from parallax.bus import letters
 from parallax.bus.amqp.link import Link, close_channel, loss_is_unavailable
-from parallax.bus.amqp.publisher import Outgoing, Publisher
+from parallax.bus.amqp.publisher import Publisher
 from parallax.bus.amqp.topology import Topology
+from parallax.bus.amqp.window import Outgoing
 from parallax.bus.letters import DeadLetter, Verdict
 from parallax.contracts.routing import Queue
 from parallax.errors import InvalidInputError

@@ -13,6 +13,7 @@ from aiormq.channel import Channel
 from aiormq.exceptions import AMQPError
 from yarl import URL
 
+from parallax.bus.amqp.transport import GatheringTransport
 from parallax.errors import UnavailableError
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,11 @@ class Link:
         try:
             with loss_is_unavailable(where):
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    self._opened = await aio_pika.connect(self._url, client_properties={"connection_name": self._name})
+                    opened = self._opened = aio_pika.Connection(
+                        self._url, client_properties={"connection_name": self._name}
+                    )
+                    opened.kwargs["transport_factory"] = GatheringTransport()
+                    await opened.connect()
                     assert self._opened.transport is not None, "it has just connected"
                     connection = self._opened.transport.connection
                     await self._prepare(connection)
