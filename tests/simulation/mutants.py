@@ -249,8 +249,9 @@ MUTANTS: Final = (
         f"{DISPATCHER}/steps.py",
         (
             (
-                "        await self._bus.publish(*[message for message in outgoing if message is not finished])\n",
-                "        work.afterwards.append(partial(self._bus.publish, *outgoing))\n",
+                "        await self._bus.publish(*[message for move in moves for message in move.announced])\n",
+                "        every = [message for move in moves for message in move.announced]\n"
+                "        work.afterwards.append(partial(self._bus.publish, *every))\n",
             ),
         ),
     ),
@@ -311,7 +312,7 @@ MUTANTS: Final = (
     Mutant(
         "the end of a job told before it is committed",
         f"{DISPATCHER}/steps.py",
-        (("[message for message in outgoing if message is not finished]", "outgoing"),),
+        (("[message for message in outgoing if message is not finished]\n        return", "outgoing\n        return"),),
         ("tests/integration/test_dispatcher_recovery.py",),
     ),
     Mutant(

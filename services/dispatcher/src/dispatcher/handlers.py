@@ -4,8 +4,9 @@ from functools import partial
 from typing import Final
 
 from dispatcher.admission import Admission
+from dispatcher.advancing import Advancing
 from dispatcher.jobs import StoredJob, accept, chosen_batches
-from dispatcher.progress import BatchCompleted, Cancel, Phase, Tally
+from dispatcher.progress import Cancel, Phase
 from dispatcher.steps import Steps
 from dispatcher.store import Store
 from dispatcher.submission import Refusal, Submission, read_submission
@@ -38,6 +39,7 @@ class Handlers:
         self._bus = bus
         self._store = store
         self._steps = steps
+        self._advancing = Advancing(store, steps)
         self._admission = admission
         self._catalog = catalog
         self._offer = offer_of(catalog)
@@ -133,18 +135,8 @@ class Handlers:
 
         Idempotent: the completion of a batch that is not open any more, or not yet, changes nothing.
         """
-        lane, index = message.batch.lane, message.batch.question_index
-        async with self._store.work() as work:
-            job = await work.lock_at(message.batch.job_id, index)
-            if job is None:
-                log.warning("unknown_batch_completed", job_id=message.batch.job_id, lane=lane, question_index=index)
-                return
-            batch = job.progress.open_batch(lane)
-            is_open = batch is not None and batch.index == index
-            upcoming = await work.upcoming(job, lane, index) if is_open else None
-            tally = Tally(**message.counts.model_dump())
-            moved = await self._steps.take(work, job, BatchCompleted(lane, index, tally, upcoming))
-        await self._make_room(job, moved)
+        if await self._advancing.advance(message):
+            await self._admission.fill()
 
     async def batch_incomplete(self, message: messages.BatchIncomplete) -> None:
         """Publish again what a batch lacks, in those regions where nothing waits to be taken.

@@ -8,6 +8,8 @@ cancellation, may be taken before the one that ended the job comes again, and en
 crash between the two is said when the input comes again.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, assert_never
@@ -50,6 +52,18 @@ BATCHES_COMPLETED: Final = Counter("parallax_dispatcher_batches_completed", "Bat
 JOBS_FINISHED: Final = Counter("parallax_dispatcher_jobs_finished", "Jobs that ended", ["outcome", "reason"])
 
 
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """What one event does to one job."""
+
+    job: StoredJob
+    """As it is afterwards."""
+    changed: bool
+    announced: Sequence[Message] = ()
+    finished: messages.JobFinished | None = None
+    """How it ended, just now or before; for after the commit."""
+
+
 class Steps:
     """Takes steps of jobs."""
 
@@ -75,34 +89,48 @@ class Steps:
             PoisonError: The event cannot have happened to this job.
             UnavailableError: The bus or the database is away; the caller's transaction must not commit.
         """
-        if job.progress.phase is Phase.FINISHED:
-            end = await work.end(job.job_id)
-            work.afterwards.append(partial(self._bus.publish, end))
-            return job
         notes = len(work.on_commit)
         try:
-            return await self._move(work, job, event)
+            (moved,) = await self.take_all(work, [(job, event)])
         except UnroutableError as error:
             log.warning("job_undeliverable", job_id=job.job_id, error=str(error))
             del work.on_commit[notes:]
-            return await self._move(work, job, GiveUp(storable(str(error))))
+            (moved,) = await self.take_all(work, [(job, GiveUp(storable(str(error))))])
+        return moved
 
-    async def _move(self, work: Work, job: StoredJob, event: Event) -> StoredJob:
+    async def take_all(self, work: Work, taken: Sequence[tuple[StoredJob, Event]]) -> list[StoredJob]:
+        """The same for several locked jobs, one event each.
+
+        Raises:
+            UnroutableError: No queue takes an execution of one of them.
+            PoisonError: See :meth:`take`.
+            UnavailableError: See :meth:`take`.
+        """
         now = self._clock.now()
+        moves = [await self._move(work, job, event, now) for job, event in taken]
+        await self._bus.publish(*[message for move in moves for message in move.announced])
+        changed = [(move.job, move.finished) for move in moves if move.changed]
+        if changed:
+            await work.save(changed, inspect_after=self._inspect_after, now=now)
+        for move in moves:
+            if move.finished is not None:
+                work.afterwards.append(partial(self._bus.publish, move.finished))
+        return [move.job for move in moves]
+
+    async def _move(self, work: Work, job: StoredJob, event: Event, now: datetime) -> _Move:
+        if job.progress.phase is Phase.FINISHED:
+            return _Move(job, changed=False, finished=await work.end(job.job_id))
         try:
             progress, effects = step(job.progress, event, now)
         except ImpossibleEventError as error:
             raise PoisonError(f"job {job.job_id}: {error}") from error
         moved = job.moved(progress)
         if progress == job.progress:
-            return moved
+            return _Move(moved, changed=False)
         outgoing = [message for effect in effects for message in await self._carry_out(work, moved, effect, now)]
         finished = next((message for message in outgoing if isinstance(message, messages.JobFinished)), None)
-        await self._bus.publish(*[message for message in outgoing if message is not finished])
-        await work.save(moved, finished=finished, inspect_after=self._inspect_after, now=now)
-        if finished is not None:
-            work.afterwards.append(partial(self._bus.publish, finished))
-        return moved
+        announced = [message for message in outgoing if message is not finished]
+        return _Move(moved, changed=True, announced=announced, finished=finished)
 
     async def _carry_out(  # noqa: PLR0911 - one flat table
         self, work: Work, job: StoredJob, effect: Effect, now: datetime

@@ -41,21 +41,26 @@ _INSERT_CHOSEN = text("""
     FROM unnest(CAST(:lanes AS text[]), CAST(:indexes AS integer[]), CAST(:cells AS text[]))
          AS c (lane, question_index, cells)
 """)
-_UPDATE_JOB = text("""
+_UPDATE_JOBS = text("""
     UPDATE dispatcher.jobs
-    SET state = CAST(:state AS jsonb), phase = :phase, due_at = :due_at, finished = CAST(:finished AS jsonb),
+    SET state = CAST(m.state AS jsonb), phase = m.phase, due_at = m.due_at, finished = CAST(m.finished AS jsonb),
         changed_at = :now
-    WHERE id = :id
+    FROM unnest(CAST(:ids AS text[]), CAST(:states AS text[]), CAST(:phases AS text[]),
+                CAST(:due AS timestamptz[]), CAST(:finished AS text[])) AS m (id, state, phase, due_at, finished)
+    WHERE jobs.id = m.id
 """)
 _JOB = "j.id, CAST(j.template AS text), CAST(j.state AS text)"
 _QUESTION = "json_build_object('id', q.id, 'text', q.text, 'tags', q.tags, 'metadata', q.metadata)"
 _LOCK_JOB = text(f"SELECT {_JOB} FROM dispatcher.jobs j WHERE j.id = :id FOR UPDATE")  # noqa: S608 - made of constants
-_LOCK_JOB_AT = text(f"""
-    SELECT {_JOB}, ARRAY(
+_LOCK_JOBS_AT = text(f"""
+    SELECT {_JOB}, w.question_index, ARRAY(
         SELECT CAST({_QUESTION} AS text) FROM dispatcher.questions q
-        WHERE q.job_id = j.id AND q.question_index BETWEEN :index AND :index + 1 ORDER BY q.question_index
+        WHERE q.job_id = j.id AND q.question_index BETWEEN w.question_index AND w.question_index + 1
+        ORDER BY q.question_index
     ) AS questions
-    FROM dispatcher.jobs j WHERE j.id = :id FOR UPDATE
+    FROM unnest(CAST(:ids AS text[]), CAST(:indexes AS integer[])) AS w (id, question_index)
+    JOIN dispatcher.jobs j USING (id)
+    ORDER BY j.id FOR UPDATE OF j
 """)  # noqa: S608 - made of constants
 _LOCK_DUE = text(f"""
     SELECT {_JOB} FROM dispatcher.jobs j WHERE j.id = :id AND j.due_at <= :now FOR UPDATE SKIP LOCKED
@@ -191,14 +196,19 @@ class Work:
         row = await self._one(_LOCK_JOB, id=job_id)
         return None if row is None else _read(row)
 
-    async def lock_at(self, job_id: str, index: int) -> StoredJob | None:
-        """The same, and in the same round trip a question and the next: whoever completes a batch mostly opens one."""
-        row = await self._one(_LOCK_JOB_AT, id=job_id, index=index)
-        if row is None:
-            return None
-        for number, question in enumerate(row.questions, index):
-            self._questions[job_id, number] = Question.model_validate_json(question)
-        return _read(row)
+    async def lock_at(self, places: Sequence[tuple[str, int]]) -> dict[str, StoredJob]:
+        """The jobs of some (job, question index), their rows locked in the order of their ids.
+
+        The same round trip reads each of these questions and the one after it: whoever completes a batch mostly opens
+        the next.
+        """
+        ids, indexes = [job_id for job_id, _ in places], [index for _, index in places]
+        found: dict[str, StoredJob] = {}
+        for row in await self._connection.execute(_LOCK_JOBS_AT, {"ids": ids, "indexes": indexes}):
+            found[row.id] = _read(row)
+            for number, question in enumerate(row.questions, row.question_index):
+                self._questions[row.id, number] = Question.model_validate_json(question)
+        return found
 
     async def lock_due(self, job_id: str, now: datetime) -> StoredJob | None:
         """The job, locked, if it is still due and nobody else works on it."""
@@ -214,16 +224,16 @@ class Work:
         return None if row is None else WaitingJob(row.position, _read(row))
 
     async def save(
-        self, job: StoredJob, *, finished: JobFinished | None, inspect_after: timedelta, now: datetime
+        self, jobs: Sequence[tuple[StoredJob, JobFinished | None]], *, inspect_after: timedelta, now: datetime
     ) -> None:
-        """Write how far a locked job is. One that has ended is due once more, for its last words."""
+        """Write how far locked jobs are, and how they ended. One that has is due once more, for its last words."""
         await self._run(
-            _UPDATE_JOB,
-            id=job.job_id,
-            state=json.dumps(codec.encode(job.progress)),
-            phase=job.progress.phase.value,
-            due_at=now + inspect_after if finished else job.progress.due_at(inspect_after),
-            finished=finished and finished.model_dump_json(),
+            _UPDATE_JOBS,
+            ids=[job.job_id for job, _ in jobs],
+            states=[json.dumps(codec.encode(job.progress)) for job, _ in jobs],
+            phases=[job.progress.phase.value for job, _ in jobs],
+            due=[now + inspect_after if end else job.progress.due_at(inspect_after) for job, end in jobs],
+            finished=[end and end.model_dump_json() for _, end in jobs],
             now=now,
         )
 

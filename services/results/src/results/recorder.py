@@ -1,7 +1,7 @@
 """Takes facts and openings of batches and settles them in flushes: record, signal full batches, acknowledge.
 
-A flush begins when the one before it is done and something waits: one fact when little happens, hundreds under
-load, and no timer in between. A crash between the three steps makes the bus deliver the facts again; the ledger
+A flush begins when the one before it is done and what waits is worth it (see ``ripeness``): one batch when little
+happens, hundreds of facts under load. A crash between the three steps makes the bus deliver the facts again; the ledger
 then finds nothing new, full batches are signalled again, and the facts are acknowledged.
 """
 
@@ -20,6 +20,7 @@ from parallax.errors import PoisonError, StaleDeliveryError, UnavailableError, U
 from parallax.telemetry import get_logger
 from results import ledger
 from results.facts import Fact, Opening, read_news
+from results.ripeness import Ripeness
 
 FLUSH_FACTS: Final = 300
 """Most facts in one transaction: more gain nothing measurable and hold the locks of their batches longer."""
@@ -64,7 +65,7 @@ class Recorder:
         self._engine = engine
         self._clock = clock
         self._waiting: deque[_Arrival] = deque()
-        self._arrived = asyncio.Event()
+        self._ripeness = Ripeness()
         self._consumption: Consumption | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing = False
@@ -89,7 +90,7 @@ class Recorder:
         self._closing = True
         if self._consumption is not None:
             await self._consumption.stop()
-        self._arrived.set()
+        self._ripeness.now()
         if self._task is not None:
             if not self._pausing:
                 await asyncio.wait([self._task], timeout=grace_s)
@@ -102,17 +103,23 @@ class Recorder:
         self._consumption = await self._bus.consume(FACTS, prefetch=PREFETCH, handler=self._take)
 
     def _take(self, delivery: Delivery) -> None:
-        self._waiting.append(_Arrival(delivery, _read(delivery)))
-        self._arrived.set()
+        news = _read(delivery)
+        self._waiting.append(_Arrival(delivery, news))
+        if not isinstance(news, PoisonError):
+            self._ripeness.take(news)
+        if isinstance(news, PoisonError) or len(self._waiting) >= FLUSH_FACTS:
+            self._ripeness.now()
 
     async def _run(self) -> None:
         while self._waiting or not self._closing:
+            await self._ripeness.wait()
             if not self._waiting:
-                self._arrived.clear()
-                await self._arrived.wait()
                 continue
+            flush = self._next_flush()
+            if self._waiting:
+                self._ripeness.now()
             try:
-                await self._settle(self._next_flush())
+                await self._settle(flush)
             except UnavailableError as error:
                 if self._closing:
                     return

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import lru_cache
 from typing import Final
 
 from sqlalchemy import event
@@ -91,8 +92,14 @@ async def autocommit(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         UnavailableError: As for :func:`transaction`.
     """
     with _loss_is_unavailable():
-        async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        async with _autocommitting(engine).connect() as connection:
             yield connection
+
+
+@lru_cache(maxsize=8)
+def _autocommitting(engine: AsyncEngine) -> AsyncEngine:
+    """The same engine, its connections the same too, with that option; making it anew each time is not cheap."""
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
 @contextmanager
