@@ -10,7 +10,7 @@ from typing import Final
 
 from results.facts import BatchKey, Fact, Opening
 
-FACT_WAITS_S: Final = 0.005
+FACT_WAITS_S: Final = 0.02
 """Longest time a fact waits for others of its batch: its last fact may be with another replica."""
 OPENING_WAITS_S: Final = 0.05
 BATCHES_KEPT: Final = 10_000
