@@ -256,6 +256,24 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
+        "the next completion of a job written together with the one before",
+        f"{DISPATCHER}/advancing.py",
+        (
+            (
+                "            of_job.setdefault(each.message.batch.job_id, each)\n",
+                "            of_job[str(id(each))] = each\n",
+            ),
+            ("        of_job = {mine.message.batch.job_id: mine}\n", "        of_job = {str(id(mine)): mine}\n"),
+        ),
+        ("tests/integration/test_dispatcher_together.py",),
+    ),
+    Mutant(
+        "a window that never left keeps its numbers",
+        f"{COMMON}/bus/amqp/window.py",
+        (("            channel.delivery_tag = before\n", ""),),
+        ("tests/unit/bus/test_amqp_sending.py",),
+    ),
+    Mutant(
         "messages acked before they are handled",
         f"{COMMON}/bus/serve.py",
         (

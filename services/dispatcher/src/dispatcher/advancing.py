@@ -29,7 +29,7 @@ TROUBLED_KEPT: Final = 10_000
 class _Arrival:
     message: messages.BatchCompleted
     written: bool | None = None
-    """Whether it was written with others; ``None`` until its group was tried."""
+    """Whether it was written with others; ``None`` until a group that holds it was tried."""
 
 
 class Advancing:
@@ -61,7 +61,7 @@ class Advancing:
                 group = self._group(mine)
                 if group == [mine]:
                     return await self._alone(message)
-                ended = await self._together(group, mine)
+                ended = await self._together(group)
         return ended if mine.written else await self._alone(message)
 
     def _group(self, mine: _Arrival) -> list[_Arrival]:
@@ -73,15 +73,12 @@ class Advancing:
         self._arrived = [each for each in self._arrived if each not in group]
         return group
 
-    async def _together(self, group: Sequence[_Arrival], mine: _Arrival) -> bool:
+    async def _together(self, group: Sequence[_Arrival]) -> bool:
         """Try a group, and tell its members whether it succeeded."""
         ended = written = False
         try:
             ended = await self._move([each.message for each in group])
             written = True
-        except asyncio.CancelledError:
-            self._arrived[:0] = [each for each in group if each is not mine]
-            raise
         except Exception as error:  # noqa: BLE001 - each of them meets its own error when it is tried alone
             log.info("batches_taken_apart", batches=len(group), error=repr(error)[:500])
         for each in group:
