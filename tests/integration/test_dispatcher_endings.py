@@ -76,6 +76,18 @@ async def test_cancel_twice_and_after_the_end(stage: Stage) -> None:
     assert len(stage.heard(JobCancelled, "job")) == 1
 
 
+async def test_submitted_again_after_the_end(stage: Stage) -> None:
+    """A job cancelled before it arrived ends in the step that accepts it: nothing but its submission comes again."""
+    await stage.cancel("job", "never mind")
+    await stage.until_rows("dispatcher.tombstones", 1)
+    await stage.submit("job")
+    end = await stage.finished("job")
+    told = len(stage.heard(JobFinished, "job"))
+    await stage.submit("job")
+    await stage.until(lambda: len(stage.heard(JobFinished, "job")) > told)
+    assert all(told == end for told in stage.heard(JobFinished, "job"))
+
+
 async def test_cancel_while_the_job_waits(stage: Stage) -> None:
     await stage.submit("first")
     await stage.submit("second")

@@ -114,7 +114,7 @@ async def test_two_dispatchers_do_everything_once(engine: AsyncEngine) -> None:
         await note_active_jobs(engine)
         await stage.run_executors()
         await asyncio.gather(*(stage.submit(job) for job in jobs), *(stage.submit(job) for job in jobs))
-        await stage.until_turning(lambda: len(stage.heard(JobFinished)) >= len(jobs))
+        await stage.until_turning(lambda: {end.job_id for end in stage.heard(JobFinished)} == set(jobs))
     assert {end.job_id: end.counts for end in stage.heard(JobFinished)} == dict.fromkeys(jobs, Counts(completed=6))
     opened = Counter((o.batch.job_id, o.batch.question_index) for o in stage.heard(BatchOpened))
     assert opened == dict.fromkeys(((job, index) for job in jobs for index in range(3)), 1)

@@ -50,7 +50,8 @@ class Handlers:
     async def submit(self, delivery: Delivery) -> None:
         """Accept a job or refuse it, and tell the sender.
 
-        Idempotent: a repetition finds the job stored and announces the same acceptance again.
+        Idempotent: a repetition finds the job stored and announces the same acceptance again, and its end if it has
+        ended, which may have been lost after its commit.
 
         Raises:
             PoisonError: The message names no usable job id, so that nobody could ever find the refusal.
@@ -90,6 +91,8 @@ class Handlers:
             elif known is not None:
                 answer = known.accepted
                 await self._bus.publish(answer)
+                if known.finished is not None:
+                    work.afterwards.append(partial(self._bus.publish, known.finished))
             else:
                 job, answer = accept(submission, self._catalog, self._clock.now())
                 spec = submission.spec

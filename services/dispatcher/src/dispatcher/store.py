@@ -83,7 +83,9 @@ _LAST_WORDS = text("""
     UPDATE dispatcher.jobs SET due_at = NULL WHERE id = :id AND phase = 'finished'
     RETURNING CAST(accepted AS text), CAST(finished AS text)
 """)
-_SUBMITTED = text("SELECT content_sha256, CAST(accepted AS text) FROM dispatcher.jobs WHERE id = :id")
+_SUBMITTED = text("""
+    SELECT content_sha256, CAST(accepted AS text), CAST(finished AS text) FROM dispatcher.jobs WHERE id = :id
+""")
 _ONE_QUESTION = text(f"""
     SELECT CAST({_QUESTION} AS text) FROM dispatcher.questions q WHERE q.job_id = :job_id AND q.question_index = :index
 """)  # noqa: S608 - made of constants
@@ -111,6 +113,7 @@ class Submitted:
 
     content_sha256: bytes
     accepted: JobAccepted
+    finished: JobFinished | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +156,11 @@ class Work:
     async def submitted(self, job_id: str) -> Submitted | None:
         """What was accepted under an id."""
         row = await self._one(_SUBMITTED, id=job_id)
-        return row and Submitted(bytes(row.content_sha256), JobAccepted.model_validate_json(row.accepted))
+        return row and Submitted(
+            bytes(row.content_sha256),
+            JobAccepted.model_validate_json(row.accepted),
+            row.finished and JobFinished.model_validate_json(row.finished),
+        )
 
     async def insert(
         self,
