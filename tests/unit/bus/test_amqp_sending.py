@@ -90,9 +90,11 @@ async def test_a_window_that_never_left_takes_back_its_numbers() -> None:
     queue: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
     queue.put_nowait("the connection takes nothing")
     channel = channel_with(queue)
+    window = Window(channel, outgoing(3))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await Window(channel, outgoing(3)).send()
+            await window.send()
+    assert window._answered.done(), "the channel forgets only what is done"
     assert channel.delivery_tag == 41, "the broker counts what it has seen"
     assert channel.confirmations == {}
     assert channel.message_id_delivery_tag == {}

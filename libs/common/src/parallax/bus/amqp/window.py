@@ -65,9 +65,12 @@ class Window:
         Raises:
             AMQPError: The channel was lost, or the broker could not store a message.
         """
-        async with self._channel.lock:
-            await self._write()
-        await self._answered
+        try:
+            async with self._channel.lock:
+                await self._write()
+            await self._answered
+        finally:
+            self._answered.cancel()  # the channel keeps what is not done for as long as it lives
         if self._refusal is not None:
             raise self._refusal
 
