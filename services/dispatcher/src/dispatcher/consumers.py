@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import Final
 
 from dispatcher.handlers import Handlers
 from dispatcher.settings import Settings
@@ -12,6 +13,10 @@ from parallax.clock import Clock
 from parallax.contracts.messages import BatchCompleted, BatchIncomplete, CancelJob, decode
 from parallax.contracts.routing import DEAD_EXECUTIONS, PROGRESS, SUBMISSIONS, Queue
 from parallax.errors import PoisonError
+
+
+PROGRESS_SHARE: Final = 4
+"""Times as many of the messages that move jobs are taken: those that wait are written together, see ``advancing``."""
 
 
 def consumers(handlers: Handlers) -> dict[Queue, Handler]:
@@ -49,7 +54,8 @@ async def consuming(
     async with AsyncExitStack() as stack:
         servings: list[Serving] = []
         for queue, handler in consumers(handlers).items():
-            serving = await serve(bus, queue, prefetch=settings.prefetch, handler=handler, clock=clock)
+            prefetch = settings.prefetch * (PROGRESS_SHARE if queue is PROGRESS else 1)
+            serving = await serve(bus, queue, prefetch=prefetch, handler=handler, clock=clock)
             stack.push_async_callback(serving.close, settings.grace_s)
             servings.append(serving)
         yield tuple(servings)

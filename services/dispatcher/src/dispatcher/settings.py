@@ -18,8 +18,8 @@ class Settings:
     timer_s: float = 1.0
     """Between two looks at deadlines, silent batches and waiting jobs."""
     prefetch: int = 8
-    """Messages of one queue handled at once. Each holds a database connection for a moment; a pool about as large
-    serves best."""
+    """Messages of one queue handled at once; four times as many of the queue whose messages are written together.
+    Each group holds a database connection for a moment; a pool about as large as this serves best."""
     grace_s: float = 10.0
     """How long handlers may finish when the dispatcher stops."""
     tombstones_kept_s: float = 30 * 86_400.0
