@@ -14,7 +14,6 @@ from parallax.contracts.messages import BatchCompleted, BatchIncomplete, CancelJ
 from parallax.contracts.routing import DEAD_EXECUTIONS, PROGRESS, SUBMISSIONS, Queue
 from parallax.errors import PoisonError
 
-
 PROGRESS_SHARE: Final = 4
 """Times as many of the messages that move jobs are taken: those that wait are written together, see ``advancing``."""
 
