@@ -1,6 +1,7 @@
 """What every bus promises (``parallax.bus.port``), checked on each of them."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -93,6 +94,27 @@ async def test_multiple_settles_every_earlier_delivery(bus: Bus) -> None:
     await bus.consume(QUEUE, prefetch=3, handler=again)
     await again.hold(1)
     assert again.jobs() == [job_of(deliveries[2].body)]
+
+
+@pytest.mark.parametrize("order", [range(8), range(7, -1, -1), (3, 0, 6, 1, 7, 2, 5, 4)])
+async def test_what_is_settled_in_one_moment_is_settled_each_in_its_way(bus: Bus, order: Sequence[int]) -> None:
+    hands = Hands()
+    consumption = await bus.consume(QUEUE, prefetch=8, handler=hands)
+    await bus.publish(*(cancel(f"job-{n}") for n in range(8)))
+    deliveries = sorted(await hands.hold(8), key=lambda each: job_of(each.body))
+    for number in order:
+        if number == 2:
+            await deliveries[number].requeue()
+        elif number == 4:
+            await deliveries[number].reject("no")
+        elif number != 5:
+            await deliveries[number].ack()
+    await consumption.close()
+    await depth_becomes(bus, QUEUE, 2)
+    again = Hands()
+    await bus.consume(QUEUE, prefetch=8, handler=again)
+    await again.hold(2)
+    assert sorted(again.jobs()) == ["job-2", "job-5"]
 
 
 async def test_a_delivery_is_settled_once(bus: Bus) -> None:
