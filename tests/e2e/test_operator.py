@@ -1,15 +1,85 @@
 """What operators type: commands over the broker, dead letters, keys."""
 
 import asyncio
+import json
+import os
 from pathlib import Path
 
 import pytest
+from yarl import URL
 
 from parallax.bus.amqp import connect
 from parallax.bus.port import Delivery
 from parallax.contracts.messages import CancelJob, SubmitJob
 from parallax.contracts.routing import PROGRESS, SUBMISSIONS
 from tests.e2e.command import PATIENCE_S, Parallax, write_catalog, write_job
+from tests.harness.rabbitmq import NativeNode, Node
+
+SETUP = ("broker", "setup", "--management", "http://127.0.0.1:9")
+"""Where no management API answers."""
+
+
+def beside(node: Node, tmp_path: Path, **changed: str) -> Parallax:
+    """The command on the machine of a broker, whose ``rabbitmqctl`` it may use."""
+    if not isinstance(node, NativeNode):
+        pytest.skip("this broker has no rabbitmqctl here")
+    scripts = node.node.installed.scripts
+    return Parallax(
+        tmp_path / "no-home",
+        {
+            **node.node.environment(),
+            "PATH": f"{scripts}:{os.environ['PATH']}",
+            "PARALLAX_AMQP_URL": node.url,
+            "PARALLAX_CATALOG": str(write_catalog(tmp_path / "catalog.yaml", "http://127.0.0.1:9/v1")),
+            **changed,
+        },
+    )
+
+
+@pytest.mark.rabbitmq
+async def test_setup_declares_the_queues_and_sets_the_policies(
+    rabbitmq_node: Node, namespace: str, tmp_path: Path
+) -> None:
+    parallax = beside(rabbitmq_node, tmp_path, PARALLAX_NAMESPACE=namespace)
+    done = await parallax(*SETUP)
+    assert done.code == 0, done.err
+    assert done.out.startswith("queues declared; policies ")
+    assert done.out.endswith("set by rabbitmqctl\n")
+    queues = await asyncio.to_thread(rabbitmq_node.ctl, "list_queues", "name", "policy", "--formatter", "json")
+    policy_of = {each["name"]: each["policy"] for each in json.loads(queues)}
+    assert policy_of[f"{namespace}.executions.us"] == f"{namespace}-work"
+    assert policy_of[f"{namespace}.cancellations"] == f"{namespace}-cancellations"
+    for name in {policy for queue, policy in policy_of.items() if queue.startswith(f"{namespace}.")}:
+        await asyncio.to_thread(rabbitmq_node.ctl, "clear_policy", name)
+
+
+@pytest.mark.rabbitmq
+async def test_setup_touches_no_other_broker_of_the_machine(
+    rabbitmq_node: Node, namespace: str, tmp_path: Path
+) -> None:
+    """A forwarded port, so that the address is another one and all else is as it should be."""
+    parallax = beside(rabbitmq_node, tmp_path)
+    target = URL(rabbitmq_node.url)
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(target.host, target.port)
+        await asyncio.gather(pump(reader, back), pump(there, writer))
+
+    async with await asyncio.start_server(forward, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        parallax.environment |= {"PARALLAX_AMQP_URL": str(target.with_port(port)), "PARALLAX_NAMESPACE": namespace}
+        refused = await parallax(*SETUP)
+    assert refused.code == 4, refused.err
+    assert f"not on {port}: it is another broker. Set RABBITMQ_NODENAME" in " ".join(refused.err.split())
+    listed = json.loads(await asyncio.to_thread(rabbitmq_node.ctl, "list_policies", "--formatter", "json"))
+    assert not [each for each in listed if each["name"].startswith(namespace)]
+
+
+async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    """Copy bytes until the source ends."""
+    while data := await source.read(65536):
+        sink.write(data)
+    sink.close()
 
 
 async def next_of(deliveries: "asyncio.Queue[Delivery]") -> Delivery:

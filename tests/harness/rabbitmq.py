@@ -92,7 +92,7 @@ class NativeNode:
 
     def __init__(self, folder: Path, installed: Installed) -> None:
         port, mapper_port, dist_port = free_ports(3)
-        self._node = LocalNode(
+        self.node = LocalNode(
             installed=installed,
             folder=folder,
             name=f"parallax-test-{uuid4().hex[:8]}@localhost",
@@ -102,19 +102,19 @@ class NativeNode:
             limits=LIMITS,
             erlang="+S 2:2 +sbwt none",
         )
-        self.url = self._node.url
+        self.url = self.node.url
         self._children = Children()
         self._mapper: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
-        self._node.configure()
+        self.node.configure()
 
     def start(self) -> None:
         """Start the node on the data it has; return when clients can connect."""
         if self._mapper is None:
-            self._mapper = self._node.start_mapper(self._children)
-            wait_for_port(self._node.mapper_port, self._mapper)
-        self._server = self._node.start_server(self._children)
-        wait_for_port(self._node.port, self._server)
+            self._mapper = self.node.start_mapper(self._children)
+            wait_for_port(self.node.mapper_port, self._mapper)
+        self._server = self.node.start_server(self._children)
+        wait_for_port(self.node.port, self._server)
 
     def stop(self) -> None:
         """Stop the node in good order."""
@@ -127,12 +127,12 @@ class NativeNode:
             return
         self._children.kill(self._server)
         self._server = None
-        wait_until(lambda: not answers(self._node.port), "the end of the node")
+        wait_until(lambda: not answers(self.node.port), "the end of the node")
 
     def wipe(self) -> None:
         """Lose the disk of a stopped node."""
         assert self._server is None, "stop the node first"
-        shutil.rmtree(self._node.data)
+        shutil.rmtree(self.node.data)
 
     def dispose(self) -> None:
         """End every process of the node."""
@@ -145,9 +145,9 @@ class NativeNode:
     def ctl(self, *arguments: str) -> str:
         """Run ``rabbitmqctl`` on the node and return what it printed."""
         done = subprocess.run(
-            self._node.control(*arguments),
-            env=self._node.environment(),
-            cwd=self._node.folder,
+            self.node.control(*arguments),
+            env=self.node.environment(),
+            cwd=self.node.folder,
             capture_output=True,
             text=True,
             check=False,

@@ -28,8 +28,13 @@ CANCELLATIONS_MAX_AGE: Final = "8D"
 CONSUMER_TIMEOUT_MS: Final = 1_800_000
 """No delivery is held longer than 20 minutes; one held for 30 belongs to a consumer that hangs."""
 MANAGEMENT_PORT: Final = 15672
+DEFAULT_PORTS: Final = {"amqp": 5672, "amqps": 5671}
 REQUEST_TIMEOUT_S: Final = 10.0
 COMMAND_TIMEOUT_S: Final = 60.0
+
+
+PROTOCOLS: Final = frozenset({"amqp", "amqp/ssl"})
+"""As brokers call them in their status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,8 @@ async def set_up(amqp_url: URL, namespace: str, *, management_url: str | None = 
     """Set the policies by whatever way there is: the management API, else ``rabbitmqctl`` on this machine.
 
     Raises:
-        UnavailableError: There is neither; the message says what an operator can do.
+        UnavailableError: There is neither, or ``rabbitmqctl`` speaks to another broker; the message says what an
+            operator can do.
     """
     vhost = amqp_url.path.removeprefix("/") or "/"
     base = URL(management_url) if management_url else URL(f"http://{amqp_url.host}:{MANAGEMENT_PORT}")
@@ -111,6 +117,7 @@ async def set_up(amqp_url: URL, namespace: str, *, management_url: str | None = 
                 f"{no_api}. Enable the plugin rabbitmq_management, or have an operator run "
                 f"`rabbitmqctl import_definitions` with deploy/rabbitmq/definitions.json; services run without it"
             ) from no_api
+        await see_that_ctl_serves(("rabbitmqctl",), amqp_url.port or DEFAULT_PORTS[amqp_url.scheme])
         await set_with_ctl(("rabbitmqctl",), vhost, wanted)
         return Applied("rabbitmqctl", tuple(policy.name for policy in wanted))
     return Applied("management API", tuple(policy.name for policy in wanted))
@@ -146,6 +153,24 @@ def _document(policy: Policy, definition: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+async def see_that_ctl_serves(command: tuple[str, ...], port: int) -> None:
+    """See that ``rabbitmqctl`` speaks to the node that listens on a port: a machine may have several.
+
+    Raises:
+        UnavailableError: It failed, or speaks to another node.
+    """
+    answer = await _output((*command, "--quiet", "status", "--formatter", "json"), "see the node's status")
+    try:
+        ports = sorted({each["port"] for each in json.loads(answer)["listeners"] if each["protocol"] in PROTOCOLS})
+    except (ValueError, LookupError, TypeError) as error:
+        raise UnavailableError(f"rabbitmqctl gave a status without listeners: {answer[:200]}") from error
+    if port not in ports:
+        raise UnavailableError(
+            f"rabbitmqctl speaks to a node that listens on {ports}, not on {port}: it is another broker. Set "
+            f"RABBITMQ_NODENAME to the name of the right one"
+        )
+
+
 async def set_with_ctl(command: tuple[str, ...], vhost: str, wanted: Iterable[Policy]) -> None:
     """Set policies with ``rabbitmqctl`` (``command`` is how it is called).
 
@@ -164,8 +189,15 @@ async def set_with_ctl(command: tuple[str, ...], vhost: str, wanted: Iterable[Po
 async def _set_one(command: tuple[str, ...], vhost: str, policy: Policy, definition: Mapping[str, Any]) -> None:
     arguments = ("--apply-to", "queues", "--priority", str(policy.priority))
     document = json.dumps(dict(definition))
+    await _output(
+        (*command, "set_policy", "-p", vhost, policy.name, policy.pattern, document, *arguments),
+        f"set policy {policy.name}",
+    )
+
+
+async def _output(command: tuple[str, ...], aim: str) -> str:
     process = await asyncio.create_subprocess_exec(
-        *(*command, "set_policy", "-p", vhost, policy.name, policy.pattern, document, *arguments),
+        *command,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -179,4 +211,5 @@ async def _set_one(command: tuple[str, ...], vhost: str, policy: Policy, definit
         raise UnavailableError(f"rabbitmqctl did not end within {COMMAND_TIMEOUT_S:.0f} s") from error
     if process.returncode != 0:
         said = output.decode(errors="replace").strip()[:500]
-        raise UnavailableError(f"rabbitmqctl could not set policy {policy.name}: {said}")
+        raise UnavailableError(f"rabbitmqctl could not {aim}: {said}")
+    return output.decode(errors="replace")
