@@ -21,6 +21,7 @@ _CONFIGURATION: Final = """
 listeners.tcp.1 = 127.0.0.1:{port}
 log.console = false
 log.file.level = warning
+raft.wal_max_size_bytes = 64000000
 {limits}
 """
 
