@@ -111,7 +111,11 @@ class BlockedFor(BusInBetween):
             raise UnavailableError("the queue of a region takes nothing")
 
 
-async def test_a_job_that_cannot_be_published_keeps_others_waiting_once(bus: MemoryBus, engine: AsyncEngine) -> None:
+@pytest.mark.parametrize("index", [0, 3], ids=["the same batch once more", "another batch"])
+async def test_a_job_that_cannot_be_published_keeps_others_waiting_once(
+    bus: MemoryBus, engine: AsyncEngine, index: int
+) -> None:
+    """Whatever else arrives of that job: its row is held for as long as it is tried."""
     blocked = BlockedFor(bus, "busy")
     handlers = bare_handlers(blocked, engine, SystemClock())
     blocked.fail.set()
@@ -121,12 +125,16 @@ async def test_a_job_that_cannot_be_published_keeps_others_waiting_once(bus: Mem
     blocked.waiting.clear()
     again = asyncio.create_task(handlers.batch_completed(completed("busy")))
     await blocked.waiting.wait()
+    more = asyncio.create_task(handlers.batch_completed(completed("busy", index)))
+    await asyncio.sleep(0)
     async with asyncio.timeout(30):
         await asyncio.gather(*(handlers.batch_completed(completed(job_id)) for job_id in "abc"))
     assert not again.done()
+    assert not more.done()
     blocked.fail.set()
     with pytest.raises(UnavailableError):
         await again
+    await asyncio.gather(more, return_exceptions=True)
     assert await open_questions(engine) == {"busy": 0, "a": 1, "b": 1, "c": 1}
 
 

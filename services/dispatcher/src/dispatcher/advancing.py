@@ -22,7 +22,7 @@ from parallax.telemetry import get_logger
 log = get_logger(__name__)
 
 TROUBLED_KEPT: Final = 10_000
-"""Batches that are remembered to be tried alone; forgetting them costs others a wait."""
+"""Jobs whose batches are remembered to be tried alone; forgetting them costs others a wait."""
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +40,8 @@ class Advancing:
         self._steps = steps
         self._arrived: list[_Arrival] = []
         self._turn = asyncio.Lock()
-        self._troubled: set[BatchRef] = set()
+        self._troubled: dict[str, set[BatchRef]] = {}
+        """By job, because whoever tries one of its batches holds the job's row, which the others would wait for."""
 
     async def advance(self, message: messages.BatchCompleted) -> bool:
         """Move a lane on; returns whether jobs ended, so that there is room for others.
@@ -51,7 +52,7 @@ class Advancing:
             PoisonError: It cannot have happened to this job.
             UnavailableError: The bus or the database is away; repeat.
         """
-        if message.batch in self._troubled:
+        if message.batch.job_id in self._troubled:
             return await self._alone(message)
         mine = _Arrival(message)
         self._arrived.append(mine)
@@ -87,13 +88,25 @@ class Advancing:
 
     async def _alone(self, message: messages.BatchCompleted) -> bool:
         """Move one lane; while something it needs is away, it is repeated without keeping others waiting."""
-        self._troubled.discard(message.batch)
+        batch = message.batch
         try:
-            return await self._move([message])
+            ended = await self._move([message])
         except UnavailableError:
             if len(self._troubled) < TROUBLED_KEPT:
-                self._troubled.add(message.batch)
+                self._troubled.setdefault(batch.job_id, set()).add(batch)
             raise
+        except Exception:
+            self._recovered(batch)
+            raise
+        self._recovered(batch)
+        return ended
+
+    def _recovered(self, batch: BatchRef) -> None:
+        """Nothing that the batch needs is away any more."""
+        batches = self._troubled.get(batch.job_id, set())
+        batches.discard(batch)
+        if not batches:
+            self._troubled.pop(batch.job_id, None)
 
     async def _move(self, completed: Sequence[messages.BatchCompleted]) -> bool:
         async with self._store.work() as work:
