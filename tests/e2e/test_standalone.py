@@ -15,6 +15,7 @@ import pytest
 from parallax_cli.mock_endpoint import Mock, create_mock, serving
 from parallax_cli.mock_script import Rule, Script, Step
 from tests.e2e.command import PATIENCE_S, Parallax, a_home, write_catalog, write_job
+from tests.harness.results import eventually
 
 FOR_EVER_S = 3_600.0
 
@@ -32,6 +33,15 @@ class Stage:
         """Wait until the endpoint has seen this."""
         async with asyncio.timeout(PATIENCE_S), self._changed:
             await self._changed.wait_for(lambda: shows(self.mock))
+
+    async def shown_as_running(self, job_id: str) -> None:
+        """Wait until the ledger knows that a job has started: its first answers may be there before."""
+
+        async def listed() -> bool:
+            found = await self.parallax("jobs", "--status", "running", "--json")
+            return [item["id"] for item in found.document()["items"]] == [job_id]
+
+        await eventually(listed)
 
 
 @pytest.fixture
@@ -177,6 +187,7 @@ class TestInterrupted:
         job = write_job(stage.folder / "job.json", 3)
         process = await stage.parallax.start("run", str(job), "--job-id", "left")
         await stage.seen(lambda mock: len(mock.calls) == 12)
+        await stage.shown_as_running("left")
         database = psutil.Process(stage.parallax.database_pid())
         frozen = [database, *database.children()]
         for each in frozen:
@@ -196,6 +207,7 @@ class TestInterrupted:
         job = write_job(stage.folder / "job.json", 2)
         process = await stage.parallax.start("run", str(job), "--job-id", "paused")
         await stage.seen(lambda mock: len(mock.calls) == 12)
+        await stage.shown_as_running("paused")
         process.terminate()
         ended = await stage.parallax.ended(process)
         assert ended.code == 130, ended.out + ended.err
