@@ -95,6 +95,19 @@ async def test_the_next_completion_of_a_job_builds_on_the_one_before(bus: Memory
     assert await open_questions(engine) == {"busy": 1, "a": 2, "b": 1, "c": 0}
 
 
+async def test_a_job_that_somebody_else_works_on_keeps_nobody_waiting(bus: MemoryBus, engine: AsyncEngine) -> None:
+    handlers = bare_handlers(bus, engine, SystemClock())
+    async with engine.connect() as another, asyncio.timeout(30):
+        await another.execute(text("SELECT FROM dispatcher.jobs WHERE id = 'a' FOR UPDATE"))
+        a = asyncio.create_task(handlers.batch_completed(completed("a")))
+        await asyncio.gather(*(handlers.batch_completed(completed(job_id)) for job_id in "bc"))
+        assert await open_questions(engine) == {"busy": 0, "a": 0, "b": 1, "c": 1}
+        assert not a.done()
+        await another.rollback()
+        await a
+    assert await open_questions(engine) == {"busy": 0, "a": 1, "b": 1, "c": 1}
+
+
 class BlockedFor(BusInBetween):
     """Publishes nothing of one job: it waits until it is told to fail."""
 

@@ -1,8 +1,8 @@
 """Moves lanes on when their batches are complete; what completes while others are written is written together.
 
 Under load many jobs complete a batch at once. Each would cost a transaction of four round trips and a confirm; a group
-costs the same once. A group that fails for whatever reason is taken apart, so that no job suffers from another: its
-members are then tried one by one, and whoever is away for one of them keeps only that one waiting.
+costs the same once. No job suffers from another: a group leaves out jobs that somebody else is working on, and one
+that fails for whatever reason is taken apart. What was not written so is tried alone: it keeps nobody else waiting.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from parallax.telemetry import get_logger
 log = get_logger(__name__)
 
 TROUBLED_KEPT: Final = 10_000
-"""Jobs whose batches are remembered to be tried alone; forgetting them costs others a wait."""
+"""Batches that are remembered to be tried alone; forgetting one costs others a wait."""
 
 
 @dataclass(slots=True, eq=False)
@@ -40,8 +40,8 @@ class Advancing:
         self._steps = steps
         self._arrived: list[_Arrival] = []
         self._turn = asyncio.Lock()
-        self._troubled: dict[str, set[BatchRef]] = {}
-        """By job, because whoever tries one of its batches holds the job's row, which the others would wait for."""
+        self._troubled: set[BatchRef] = set()
+        """What they need was away when they were last tried."""
 
     async def advance(self, message: messages.BatchCompleted) -> bool:
         """Move a lane on; returns whether jobs ended, so that there is room for others.
@@ -52,18 +52,16 @@ class Advancing:
             PoisonError: It cannot have happened to this job.
             UnavailableError: The bus or the database is away; repeat.
         """
-        if message.batch.job_id in self._troubled:
-            return await self._alone(message)
-        mine = _Arrival(message)
-        self._arrived.append(mine)
-        ended = False
-        async with self._turn:
-            if mine.written is None:  # nobody took it along: it is our turn to take along all that has arrived
-                group = self._group(mine)
-                if group == [mine]:
-                    return await self._alone(message)
-                ended = await self._together(group)
-        return ended if mine.written else await self._alone(message)
+        if message.batch not in self._troubled:
+            mine = _Arrival(message)
+            self._arrived.append(mine)
+            ended = False
+            async with self._turn:
+                if mine.written is None:  # nobody took it along: it is our turn to take along all that has arrived
+                    ended = await self._together(self._group(mine))
+            if mine.written:
+                return ended
+        return await self._alone(message)
 
     def _group(self, mine: _Arrival) -> list[_Arrival]:
         """What is written together: one completion of each job, because the next one may build on it."""
@@ -75,48 +73,40 @@ class Advancing:
         return group
 
     async def _together(self, group: Sequence[_Arrival]) -> bool:
-        """Try a group, and tell its members whether it succeeded."""
-        ended = written = False
+        """Try a group, and tell its members whether they were written; returns whether jobs ended."""
+        written: set[str] = set()
+        ended = False
         try:
-            ended = await self._move([each.message for each in group])
-            written = True
+            written, ended = await self._move([each.message for each in group], wait=False)
         except Exception as error:  # noqa: BLE001 - each of them meets its own error when it is tried alone
             log.info("batches_taken_apart", batches=len(group), error=repr(error)[:500])
         for each in group:
-            each.written = written
+            each.written = each.message.batch.job_id in written
         return ended
 
     async def _alone(self, message: messages.BatchCompleted) -> bool:
-        """Move one lane; while something it needs is away, it is repeated without keeping others waiting."""
-        batch = message.batch
+        """Move one lane; while something it needs is away, it is not tried with others."""
+        self._troubled.discard(message.batch)
         try:
-            ended = await self._move([message])
+            _, ended = await self._move([message], wait=True)
         except UnavailableError:
             if len(self._troubled) < TROUBLED_KEPT:
-                self._troubled.setdefault(batch.job_id, set()).add(batch)
+                self._troubled.add(message.batch)
             raise
-        except Exception:
-            self._recovered(batch)
-            raise
-        self._recovered(batch)
         return ended
 
-    def _recovered(self, batch: BatchRef) -> None:
-        """Nothing that the batch needs is away any more."""
-        batches = self._troubled.get(batch.job_id, set())
-        batches.discard(batch)
-        if not batches:
-            self._troubled.pop(batch.job_id, None)
-
-    async def _move(self, completed: Sequence[messages.BatchCompleted]) -> bool:
+    async def _move(self, completed: Sequence[messages.BatchCompleted], *, wait: bool) -> tuple[set[str], bool]:
+        """Move a lane of each job; returns whose was moved, and whether jobs ended."""
         async with self._store.work() as work:
-            found = await work.lock_at([(each.batch.job_id, each.batch.question_index) for each in completed])
+            places = [(each.batch.job_id, each.batch.question_index) for each in completed]
+            found = await work.lock_at(places, wait=wait)
             taken: list[tuple[StoredJob, Event]] = []
             for message in completed:
                 job_id, lane, index = message.batch.job_id, message.batch.lane, message.batch.question_index
                 job = found.get(job_id)
                 if job is None:
-                    log.warning("unknown_batch_completed", job_id=job_id, lane=lane, question_index=index)
+                    if wait:
+                        log.warning("unknown_batch_completed", job_id=job_id, lane=lane, question_index=index)
                     continue
                 batch = job.progress.open_batch(lane)
                 is_open = batch is not None and batch.index == index
@@ -126,7 +116,8 @@ class Advancing:
                 moved = [await self._steps.take(work, *taken[0])]
             else:
                 moved = await self._steps.take_all(work, taken)
-        return any(
+        ended = any(
             after.progress.phase is Phase.FINISHED and found[after.job_id].progress.phase is not Phase.FINISHED
             for after in moved
         )
+        return set(found), ended

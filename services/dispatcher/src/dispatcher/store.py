@@ -52,7 +52,7 @@ _UPDATE_JOBS = text("""
 _JOB = "j.id, CAST(j.template AS text), CAST(j.state AS text)"
 _QUESTION = "json_build_object('id', q.id, 'text', q.text, 'tags', q.tags, 'metadata', q.metadata)"
 _LOCK_JOB = text(f"SELECT {_JOB} FROM dispatcher.jobs j WHERE j.id = :id FOR UPDATE")  # noqa: S608 - made of constants
-_LOCK_JOBS_AT = text(f"""
+_JOBS_AT = f"""
     SELECT {_JOB}, w.question_index, ARRAY(
         SELECT CAST({_QUESTION} AS text) FROM dispatcher.questions q
         WHERE q.job_id = j.id AND q.question_index BETWEEN w.question_index AND w.question_index + 1
@@ -61,7 +61,9 @@ _LOCK_JOBS_AT = text(f"""
     FROM unnest(CAST(:ids AS text[]), CAST(:indexes AS integer[])) AS w (id, question_index)
     JOIN dispatcher.jobs j USING (id)
     ORDER BY j.id FOR UPDATE OF j
-""")  # noqa: S608 - made of constants
+"""  # noqa: S608 - made of constants
+_LOCK_JOBS_AT = text(_JOBS_AT)
+_LOCK_FREE_JOBS_AT = text(f"{_JOBS_AT} SKIP LOCKED")
 _LOCK_DUE = text(f"""
     SELECT {_JOB} FROM dispatcher.jobs j WHERE j.id = :id AND j.due_at <= :now FOR UPDATE SKIP LOCKED
 """)  # noqa: S608 - made of constants
@@ -203,15 +205,18 @@ class Work:
         row = await self._one(_LOCK_JOB, id=job_id)
         return None if row is None else _read(row)
 
-    async def lock_at(self, places: Sequence[tuple[str, int]]) -> dict[str, StoredJob]:
+    async def lock_at(self, places: Sequence[tuple[str, int]], *, wait: bool) -> dict[str, StoredJob]:
         """The jobs of some (job, question index), their rows locked in the order of their ids.
+
+        Without ``wait`` those that somebody else works on are left out.
 
         The same round trip reads each of these questions and the one after it: whoever completes a batch mostly opens
         the next.
         """
         ids, indexes = [job_id for job_id, _ in places], [index for _, index in places]
+        statement = _LOCK_JOBS_AT if wait else _LOCK_FREE_JOBS_AT
         found: dict[str, StoredJob] = {}
-        for row in await self._connection.execute(_LOCK_JOBS_AT, {"ids": ids, "indexes": indexes}):
+        for row in await self._connection.execute(statement, {"ids": ids, "indexes": indexes}):
             found[row.id] = _read(row)
             for number, question in enumerate(row.questions, row.question_index):
                 self._questions[row.id, number] = Question.model_validate_json(question)
