@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from parallax.bus import letters
+from parallax.bus.ignored import IGNORED
 from parallax.bus.memory import MemoryBroker, MemoryBus
 from parallax.bus.port import MAX_DELIVERIES, Delivery
 from parallax.bus.serve import BUG_PAUSE_S, FIRST_PAUSE_S, HOLD_LIMIT_S, LONGEST_PAUSE_S, Serving, serve
@@ -137,6 +138,28 @@ async def test_what_no_repetition_makes_right_is_dead_lettered_at_once(bus: Memo
     assert calls == 1
     assert "cannot be read" in str(dead[0].headers[letters.REASON_HEADER])
     assert await remaining(bus, serving) == 0
+
+
+async def read_any(delivery: Delivery) -> None:
+    """As every handler begins."""
+    decode(delivery.body)
+
+
+@pytest.mark.parametrize("queue", [routing.EVENTS, routing.BATCHES, routing.FACTS], ids=lambda queue: queue.name)
+async def test_a_kind_of_a_newer_version_is_dropped_where_only_news_is_told(
+    bus: MemoryBus, queue: routing.Queue
+) -> None:
+    dead: list[Delivery] = []
+    before = IGNORED.labels(queue.name)._value.get()
+    serving = await serve(bus, queue, prefetch=1, handler=read_any, clock=LeapingClock())
+    await bus.consume(routing.DEAD_LETTERS, prefetch=1, handler=dead.append)
+    await bus.publish_raw(queue, b'{"kind": "job_paused", "version": 1, "job_id": "job-1"}')
+    if queue.news:
+        await until(lambda: IGNORED.labels(queue.name)._value.get() == before + 1)
+    else:
+        await until(lambda: len(dead) == 1)
+    assert await remaining(bus, serving, queue) == 0
+    assert len(dead) == (0 if queue.news else 1)
 
 
 async def leak_a_cancellation() -> None:

@@ -25,6 +25,9 @@ from tests.unit.contracts.samples import SAMPLES
 
 QUEUES: Final = tuple(queue for queue in topology(REGIONS) if queue != DEAD_LETTERS)
 
+UNKNOWN_KIND: Final = b'{"kind": "nonsense", "version": 1}'
+"""Perhaps a newer version knows it; a queue of news drops it."""
+
 GARBAGE: Final = (
     b"",
     b"\xff\xfe\x00\x01",
@@ -35,7 +38,7 @@ GARBAGE: Final = (
     b"{}",
     b'{"kind": ',
     b'{"kind": null}',
-    b'{"kind": "nonsense", "version": 1}',
+    UNKNOWN_KIND,
     b'{"kind": "fence_marker", "version": 1, "token": "stray"}',
     b'{"kind": "cancel_job", "version": 2, "job_id": "NO ID"}',
     b'{"job_id": "\\ud800"}',
@@ -121,8 +124,9 @@ async def test_what_is_no_message_becomes_one_dead_letter(database_url: str, que
         await publish(stage, queue, [*GARBAGE])
         await assert_it_still_works(stage)
         if queue.kind is not QueueKind.STREAM:  # nothing is taken from a stream: its readers skip what they cannot read
-            letters = [await dead.next_delivery() for _ in GARBAGE]
-            assert {letter.body for letter in letters} == set(GARBAGE)
+            refused = set(GARBAGE) - ({UNKNOWN_KIND} if queue.news else set())
+            letters = [await dead.next_delivery() for _ in refused]
+            assert {letter.body for letter in letters} == refused
             assert all(letter.headers[REASON_HEADER] for letter in letters)
     assert dead.empty
 

@@ -73,10 +73,27 @@ async def test_messages_nobody_can_read_are_dead_lettered(engine: AsyncEngine) -
 
     async with running(engine, broker):
         for queue in queues:
-            await bus.publish_raw(queue, b'{"kind": "nonsense"}')
+            await bus.publish_raw(queue, b'{"kind": "execution_task"}')
         refused = [await dead.next_delivery() for _ in queues]
 
     assert {str(delivery.headers["x-parallax-queue"]) for delivery in refused} == {queue.name for queue in queues}
+
+
+async def test_kinds_of_a_newer_version_are_dropped_as_news_and_kept_as_commands_and_facts(
+    engine: AsyncEngine,
+) -> None:
+    broker = MemoryBroker(REGIONS)
+    bus, dead = MemoryBus(broker), await Inbox.of(broker, DEAD_LETTERS)
+    queues = (EVENTS, HEARTBEATS, FACTS, BATCHES)
+
+    async with running(engine, broker):
+        for queue in queues:
+            await bus.publish_raw(queue, b'{"kind": "from_tomorrow"}')
+        refused = [await dead.next_delivery() for _ in range(2)]
+
+    assert {str(delivery.headers["x-parallax-queue"]) for delivery in refused} == {FACTS.name, BATCHES.name}
+    assert [broker.depth(queue) for queue in queues] == [0, 0, 0, 0]
+    assert dead.empty
 
 
 async def test_replicas_that_start_together_migrate_once_and_share_the_work(database_url: str) -> None:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from executor.cancellations import MAX_JOBS, MAX_REASON_CHARS, Cancellations
 from executor.recent import MAX_CHARS, RecentFacts
+from parallax.bus.ignored import IGNORED
 from parallax.contracts.messages import ExecutionFinished, JobCancelled, encode
 from parallax.contracts.outcomes import ExecutionStatus, Output, Reason
 from tests.fakes.executor_stage import task
@@ -65,6 +66,16 @@ def test_an_unreadable_entry_hides_nothing() -> None:
     cancellations.take(b"not a message")
     cancellations.take(cancelled("job-1"))
     assert "job-1" in cancellations
+
+
+def test_an_entry_of_a_kind_that_a_newer_version_knows_is_counted_and_dropped() -> None:
+    cancellations = Cancellations(lambda _job, _reason: None)
+    count = IGNORED.labels("cancellations")
+    before = count._value.get()
+    cancellations.take(b'{"kind": "job_paused", "job_id": "job-1"}')
+    cancellations.take(b"not a message")
+    assert count._value.get() == before + 1
+    assert "job-1" not in cancellations
 
 
 def test_the_memory_of_cancelled_jobs_is_bounded() -> None:

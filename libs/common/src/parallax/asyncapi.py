@@ -38,7 +38,8 @@ def document() -> dict[str, Any]:
             "description": (
                 "One topic exchange carries every message; its name is the installation's namespace (`parallax` by "
                 "default). Queue names are given without the namespace and the dot that the bus puts in front. Bodies "
-                "are JSON in UTF-8."
+                "are JSON in UTF-8. A later version may add fields and kinds: readers ignore what they do not know. In "
+                "`SubmitJob` and `CancelJob`, which come from users, unknown keys are refused."
             ),
         },
         "defaultContentType": "application/json",

@@ -17,6 +17,7 @@ from parallax.catalog import Catalog, offer_of
 from parallax.clock import Clock
 from parallax.contracts import messages
 from parallax.contracts.messages import JobRejected, Problem
+from parallax.contracts.model import read
 from parallax.contracts.outcomes import ErrorInfo, Reason
 from parallax.contracts.plan import Cell
 from parallax.contracts.routing import executions
@@ -184,7 +185,7 @@ class Handlers:
         Raises:
             ValidationError: It is not a task.
         """
-        task = messages.ExecutionTask.model_validate_json(delivery.body)
+        task = read(messages.ExecutionTask, delivery.body)
         reason = storable(str(delivery.headers.get(REASON_HEADER, "no reason was given")))[:MAX_REASON_CHARS]
         error = ErrorInfo(error_class="dead_letter", code="dead_letter", message=reason, retryable=False)
         await self._bus.publish(

@@ -16,6 +16,7 @@ from dispatcher.progress import Upcoming, codec
 from dispatcher.tasks import Template
 from parallax.contracts.job import Question
 from parallax.contracts.messages import JobAccepted, JobFinished
+from parallax.contracts.model import read
 from parallax.contracts.plan import BatchPlan, BatchRef, Cell
 from parallax.db.engine import autocommit, transaction
 
@@ -160,8 +161,8 @@ class Work:
         row = await self._one(_SUBMITTED, id=job_id)
         return row and Submitted(
             bytes(row.content_sha256),
-            JobAccepted.model_validate_json(row.accepted),
-            row.finished and JobFinished.model_validate_json(row.finished),
+            read(JobAccepted, row.accepted),
+            row.finished and read(JobFinished, row.finished),
         )
 
     async def insert(
@@ -219,7 +220,7 @@ class Work:
         for row in await self._connection.execute(statement, {"ids": ids, "indexes": indexes}):
             found[row.id] = _read(row)
             for number, question in enumerate(row.questions, row.question_index):
-                self._questions[row.id, number] = Question.model_validate_json(question)
+                self._questions[row.id, number] = read(Question, question)
         return found
 
     async def lock_due(self, job_id: str, now: datetime) -> StoredJob | None:
@@ -265,7 +266,7 @@ class Work:
 
     async def end(self, job_id: str) -> JobFinished:
         """What was announced of the end of a job."""
-        return JobFinished.model_validate_json((await self._one(_END, id=job_id)).finished)
+        return read(JobFinished, (await self._one(_END, id=job_id)).finished)
 
     async def last_words(self, job_id: str) -> tuple[JobAccepted | JobFinished, ...]:
         """What was announced about a job that has ended; the reaper need not look at it again."""
@@ -296,7 +297,7 @@ class Work:
     async def _question(self, job_id: str, index: int) -> Question:
         if (job_id, index) not in self._questions:
             found = await self._connection.execute(_ONE_QUESTION, {"job_id": job_id, "index": index})
-            self._questions[job_id, index] = Question.model_validate_json(found.scalar_one())
+            self._questions[job_id, index] = read(Question, found.scalar_one())
         return self._questions[job_id, index]
 
     # --- tombstones
@@ -359,7 +360,7 @@ def _read(row: Any) -> StoredJob:
 
 @lru_cache(maxsize=TEMPLATES_KEPT)
 def _template(document: str) -> Template:
-    return Template.model_validate_json(document)
+    return read(Template, document)
 
 
 def _announced(rows: Iterable[Any]) -> tuple[JobAccepted | JobFinished, ...]:
@@ -367,7 +368,7 @@ def _announced(rows: Iterable[Any]) -> tuple[JobAccepted | JobFinished, ...]:
         message
         for row in rows
         for message in (
-            JobAccepted.model_validate_json(row.accepted),
-            JobFinished.model_validate_json(row.finished),
+            read(JobAccepted, row.accepted),
+            read(JobFinished, row.finished),
         )
     )

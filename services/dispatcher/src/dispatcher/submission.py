@@ -29,8 +29,8 @@ class Submission:
 
     @property
     def content_sha256(self) -> bytes:
-        """Equal for equal jobs, however they were written down."""
-        document = self.spec.model_dump(mode="json")
+        """Equal for equal jobs, however they were written down; a key that a later version adds changes no hash."""
+        document = self.spec.model_dump(mode="json", exclude_defaults=True)
         return sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).digest()
 
 

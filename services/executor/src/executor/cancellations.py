@@ -6,8 +6,11 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from parallax.bus.ignored import ignored
 from parallax.contracts.messages import JobCancelled
+from parallax.contracts.model import read
 from parallax.contracts.outcomes import Reason
+from parallax.contracts.routing import CANCELLATIONS
 from parallax.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -27,8 +30,10 @@ class Cancellations:
     def take(self, body: bytes) -> None:
         """One entry of the stream; an unreadable one is logged and skipped, so that it cannot hide the next."""
         try:
-            message = JobCancelled.model_validate_json(body)
+            message = read(JobCancelled, body)
         except ValidationError as error:
+            if ignored(CANCELLATIONS, error):
+                return
             log.warning("unreadable entry in the cancellation stream", problems=error.error_count())
             return
         reason = message.reason.model_copy(update={"message": message.reason.message[:MAX_REASON_CHARS]})

@@ -35,6 +35,7 @@ from parallax.bus.port import Bus, Consumption, Delivery, Following
 from parallax.catalog import Catalog, Model
 from parallax.clock import Clock
 from parallax.contracts.messages import ExecutionFinished, ExecutionTask, Message, RunningExecution
+from parallax.contracts.model import read
 from parallax.contracts.outcomes import ErrorInfo, ExecutionStatus, Reason
 from parallax.contracts.routing import CANCELLATIONS, executions
 from parallax.telemetry import get_logger
@@ -141,7 +142,7 @@ class Runner:
         if self.stopping:
             return  # stays unsettled: it goes back when the consumption closes
         try:
-            task = ExecutionTask.model_validate_json(delivery.body)
+            task = read(ExecutionTask, delivery.body)
         except ValidationError as error:
             self._reject(delivery, f"invalid execution task: {error.error_count()} problems; first: {_first(error)}")
             return

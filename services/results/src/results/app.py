@@ -3,18 +3,19 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Annotated, Final
+from typing import Final
 
-from pydantic import Field, TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from parallax.bus.port import Bus, Delivery
 from parallax.bus.serve import Serving, serve
 from parallax.clock import Clock
-from parallax.contracts.messages import CloseBatch, ExecutorHeartbeat, InspectBatch
+from parallax.contracts.messages import CloseBatch, ExecutorHeartbeat, InspectBatch, decode
+from parallax.contracts.model import read
 from parallax.contracts.routing import BATCHES, EVENTS, HEARTBEATS
 from parallax.db.engine import ping
 from parallax.db.migrations import migrate
+from parallax.errors import PoisonError
 from parallax.health import Health
 from results import closings, heartbeats, projection
 from results.projection import JobEvent
@@ -24,11 +25,6 @@ from results.tables import SCHEMA
 
 PREFETCH: Final = 2
 """Requests about batches handled at once; each takes a connection of the pool for a moment."""
-
-_REQUESTS: Final = TypeAdapter[CloseBatch | InspectBatch](
-    Annotated[CloseBatch | InspectBatch, Field(discriminator="kind")]
-)
-_EVENTS: Final = TypeAdapter[JobEvent](Annotated[JobEvent, Field(discriminator="kind")])
 
 
 @asynccontextmanager
@@ -40,17 +36,22 @@ async def running(*, bus: Bus, engine: AsyncEngine, clock: Clock, settings: Sett
     """
 
     async def request(delivery: Delivery) -> None:
-        message = _REQUESTS.validate_json(delivery.body)
-        if isinstance(message, CloseBatch):
-            await closings.close(engine, bus, clock, message)
-        else:
-            await closings.inspect(engine, bus, clock, message)
+        match decode(delivery.body):
+            case CloseBatch() as message:
+                await closings.close(engine, bus, clock, message)
+            case InspectBatch() as message:
+                await closings.inspect(engine, bus, clock, message)
+            case other:
+                raise PoisonError(f"{other.kind} does not belong into {BATCHES.name}")
 
     async def event(delivery: Delivery) -> None:
-        await projection.project(engine, _EVENTS.validate_json(delivery.body), clock.now())
+        message = decode(delivery.body)
+        if not isinstance(message, JobEvent):
+            raise PoisonError(f"{message.kind} does not belong into {EVENTS.name}")
+        await projection.project(engine, message, clock.now())
 
     async def heartbeat(delivery: Delivery) -> None:
-        await heartbeats.beat(engine, ExecutorHeartbeat.model_validate_json(delivery.body), clock.now())
+        await heartbeats.beat(engine, read(ExecutorHeartbeat, delivery.body), clock.now())
 
     async def database() -> bool:
         await ping(engine)

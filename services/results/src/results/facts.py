@@ -3,22 +3,18 @@
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Annotated, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from parallax.contracts.ids import execution_id
-from parallax.contracts.messages import BatchOpened, ExecutionFinished
+from parallax.contracts.messages import BatchOpened, ExecutionFinished, decode
 from parallax.contracts.plan import ALL_REGIONS_LANE, BatchRef
 from parallax.errors import PoisonError
 
 _NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 """An escaped NUL in JSON text; an escaped backslash before ``u0000`` is none."""
-
-_NEWS: Final = TypeAdapter[ExecutionFinished | BatchOpened](
-    Annotated[ExecutionFinished | BatchOpened, Field(discriminator="kind")]
-)
 
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)
@@ -68,10 +64,16 @@ def read_news(body: bytes) -> Fact | Opening:
         PoisonError: It is malformed, contradicts itself, or holds what no database can store.
     """
     try:
-        message = _NEWS.validate_json(body)
+        message = decode(body)
     except ValidationError as error:
         raise PoisonError(f"is no fact: {error}") from error
-    return _fact(message) if isinstance(message, ExecutionFinished) else _opening(message)
+    match message:
+        case ExecutionFinished():
+            return _fact(message)
+        case BatchOpened():
+            return _opening(message)
+        case _:
+            raise PoisonError(f"{message.kind} is no fact")
 
 
 def _opening(opened: BatchOpened) -> Opening:

@@ -5,6 +5,7 @@
 | returns | is acknowledged |
 | raises ``UnavailableError`` | is kept and tried again after a pause; after ``HOLD_LIMIT_S`` it goes back |
 | raises ``PoisonError`` or ``ValidationError`` | goes to the dead letters with the reason |
+| raises ``ValidationError`` for an unknown kind, on a queue of ``news`` | is acknowledged, logged and counted |
 | raises anything else (a bug) | is logged and, after a pause, goes back; the bus gives up after ``MAX_DELIVERIES`` |
 """
 
@@ -14,6 +15,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from parallax.bus.ignored import ignored
 from parallax.bus.port import Bus, Consumption, Delivery
 from parallax.clock import Clock
 from parallax.contracts.routing import Queue
@@ -107,6 +109,9 @@ class Serving:
                     await delivery.requeue()
                     return
             except (PoisonError, ValidationError) as error:
+                if ignored(self._queue, error):
+                    await delivery.ack()
+                    return
                 await self._reject(delivery, str(error))
                 return
             except Exception:

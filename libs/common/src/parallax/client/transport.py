@@ -66,7 +66,7 @@ class Transport:
 
     def _parse(self, answer: type[T], body: bytes) -> T:
         try:
-            return answer.model_validate_json(body)
+            return answer.model_validate_json(body, extra="ignore")
         except ValidationError as error:
             raise UnavailableError(f"{self.url}: the answer is not one of Parallax's API") from error
 

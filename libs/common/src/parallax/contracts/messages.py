@@ -1,18 +1,23 @@
 """Every message that crosses the broker. Changes are additive; golden samples of each version are tested.
 
 A message is one JSON document. ``kind`` tells messages of one queue apart; ``version`` counts incompatible
-changes, of which there were none so far. Producers outside Parallax may leave both out where a queue takes
-only one kind.
+changes, of which there were none so far: a new value of a closed set (a status, a barrier) is one. Producers outside
+Parallax may leave both out where a queue takes only one kind.
+
+Services read each other's messages with :func:`decode` or :func:`parallax.contracts.model.read`, which ignore fields
+that a newer version added. ``SubmitJob`` and ``CancelJob`` come from users, who must see their mistakes: unknown keys
+are refused, and :func:`encode` leaves out keys that hold their default, so that an older reader meets a new key only
+where somebody uses it.
 """
 
 from datetime import datetime
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Final, Literal, Self, get_args
 from uuid import UUID
 
-from pydantic import Field, JsonValue, TypeAdapter
+from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
 from parallax.contracts.job import JobSpec, Limits, Parameters, Question
-from parallax.contracts.model import JobId, Name, RegionName, Strict, Timestamp
+from parallax.contracts.model import READING, JobId, Name, RegionName, Strict, Timestamp, unknown_as
 from parallax.contracts.outcomes import (
     Attempt,
     ChatMessage,
@@ -289,7 +294,7 @@ class ExecutorHeartbeat(Strict):
     budget: int
     running: tuple[RunningExecution, ...]
     models: tuple[Name, ...]
-    endpoint_state: Literal["ready", "throttled", "unavailable"]
+    endpoint_state: Annotated[Literal["ready", "throttled", "unavailable"], unknown_as("unavailable")]
     last_error: Text | None = None
     started_at: Timestamp
     sent_at: Timestamp
@@ -327,18 +332,38 @@ Message = (
 
 MESSAGE_TYPES: tuple[type[Message], ...] = get_args(Message)
 
+KINDS: Final = frozenset(str(model.model_fields["kind"].default) for model in MESSAGE_TYPES)
+"""The kinds that this version knows."""
+
 _ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 
 
 def encode(message: Message) -> bytes:
     """The message as one JSON document in UTF-8."""
+    if isinstance(message, SubmitJob | CancelJob):
+        head = f'{{"kind":"{message.kind}","version":{message.version},'
+        return (head + message.model_dump_json(exclude_defaults=True)[1:]).encode()
     return message.model_dump_json().encode()
 
 
 def decode(body: bytes) -> Message:
-    """The message in a body of which any kind is expected.
+    """The message in a body of which any kind is expected, written by this version or another one.
 
     Raises:
-        pydantic.ValidationError: The body is not a message of this version.
+        pydantic.ValidationError: The body is not a message that this version can read; see :func:`unknown_kind`.
     """
-    return _ANY.validate_json(body)
+    message = _ANY.validate_json(body, extra="ignore", context=READING)
+    if isinstance(message, SubmitJob | CancelJob):
+        return _ANY.validate_json(body)
+    return message
+
+
+def unknown_kind(error: ValidationError) -> str | None:
+    """The kind of the message that could not be read, if the reason is that this version does not know it."""
+    for problem in error.errors(include_url=False):
+        match problem:
+            case {"type": "union_tag_invalid", "loc": (), "input": {"kind": str(kind)}}:
+                return kind
+            case {"type": "literal_error", "loc": ("kind",), "input": str(kind)} if kind not in KINDS:
+                return kind
+    return None

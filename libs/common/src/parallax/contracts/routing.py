@@ -46,6 +46,12 @@ class Queue:
     kind: QueueKind = QueueKind.QUORUM
     dead: bool = False
     """Holds dead letters: bound to the dead-letter exchange and itself without one."""
+    news: bool = False
+    """Holds only what readers may do without: they drop kinds they do not know, which a newer version published.
+
+    On every other queue an unknown kind goes to the dead letters, from where it can be replayed after the upgrade. A
+    new kind that must not wait for that gets a queue of its own.
+    """
 
 
 SUBMISSIONS: Final = Queue("dispatcher.submissions", ("job.submit",))
@@ -55,9 +61,12 @@ BATCHES: Final = Queue("results.batches", ("batch.close", "batch.inspect"))
 EVENTS: Final = Queue(
     "results.events",
     ("job.accepted", "job.rejected", "job.started", "job.cancelled", "job.finished"),
+    news=True,
 )
-HEARTBEATS: Final = Queue("results.heartbeats", ("executor.heartbeat",))
-CANCELLATIONS: Final = Queue("cancellations", ("job.cancelled", "fence.cancellations"), kind=QueueKind.STREAM)
+HEARTBEATS: Final = Queue("results.heartbeats", ("executor.heartbeat",), news=True)
+CANCELLATIONS: Final = Queue(
+    "cancellations", ("job.cancelled", "fence.cancellations"), kind=QueueKind.STREAM, news=True
+)
 DEAD_EXECUTIONS: Final = Queue("dead.executions", ("execution.run.*",), dead=True)
 """Tasks that no executor could handle: the dispatcher turns them into failed facts."""
 DEAD_LETTERS: Final = Queue(

@@ -33,7 +33,7 @@ def encode(job: Job) -> dict[str, Any]:
 
 
 def decode(data: Mapping[str, Any]) -> Job:
-    """The job that ``encode`` wrote.
+    """The job that ``encode`` wrote, in this version or a newer one: keys that it adds are ignored.
 
     Raises:
         KeyError, ValueError, TypeError: The data was not written by ``encode``.
@@ -44,7 +44,7 @@ def decode(data: Mapping[str, Any]) -> Job:
         lanes=tuple(Lane(lane["name"], lane["batch"] and _read_batch(lane["batch"])) for lane in data["lanes"]),
         phase=Phase(data["phase"]),
         started_at=data["started_at"] and datetime.fromisoformat(data["started_at"]),
-        tally=Tally(**data["tally"]),
+        tally=_read_tally(data["tally"]),
         batches_completed=data["batches_completed"],
         ending=ending and Ending(Outcome(ending["outcome"]), _read_closing(ending["closing"])),
     )
@@ -69,7 +69,7 @@ def _read_rules(data: Mapping[str, Any]) -> Rules:
         batch_deadline=timedelta(seconds=data["batch_deadline_s"]),
         job_deadline=timedelta(seconds=data["job_deadline_s"]),
         min_success_rate=data["min_success_rate"],
-        stop=data["stop"] and StopRule(**data["stop"]),
+        stop=data["stop"] and StopRule(data["stop"]["failure_rate"], data["stop"]["after_batches"]),
     )
 
 
@@ -80,6 +80,10 @@ def _tally(tally: Tally) -> dict[str, int]:
         "timed_out": tally.timed_out,
         "cancelled": tally.cancelled,
     }
+
+
+def _read_tally(data: Mapping[str, int]) -> Tally:
+    return Tally(data["completed"], data["failed"], data["timed_out"], data["cancelled"])
 
 
 def _closing(closing: Closing) -> dict[str, str]:

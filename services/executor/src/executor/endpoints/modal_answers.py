@@ -28,7 +28,7 @@ def remote_error(document: object) -> ErrorInfo | None:
     if not isinstance(error, Mapping):
         raise _malformed("the error in the answer is not a document")
     try:
-        return ErrorInfo.model_validate(dict(error))
+        return ErrorInfo.model_validate(dict(error), extra="ignore")
     except ValueError as problem:
         raise _malformed(f"the error in the answer is not one: {str(problem)[:500]}") from problem
 

@@ -88,5 +88,5 @@ async def submit(api: Api, job: JobSpec, job_id: str) -> Accepted:
 
 def _digest(job: JobSpec) -> str:
     """The same for the same job, in whatever order its keys were written and with defaults said or not."""
-    document = json.dumps(job.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    document = json.dumps(job.model_dump(mode="json", exclude_defaults=True), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(document.encode()).hexdigest()

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parallax.contracts.answers import Execution, ExecutionBrief
-from parallax.contracts.model import Strict
+from parallax.contracts.model import Strict, read_document
 from parallax.contracts.outcomes import Attempt, ChatMessage, ErrorInfo, Output, Receipt, Usage
 from results.api.queries.questions import IN_PROMPT
 from results.api.queries.reading import EXCERPT_CHARS, Row, row, rows, where
@@ -114,7 +114,7 @@ def _brief(record: Row) -> ExecutionBrief:
     error = fields.pop("error")
     return ExecutionBrief(
         id=fields.pop("execution_id"),
-        error=ErrorInfo.model_validate(error, strict=False) if error else None,
+        error=read_document(ErrorInfo, error) if error else None,
         **fields,
     )
 
@@ -146,9 +146,9 @@ def _whole(record: Row) -> Execution:
     parts: dict[str, type[Strict]] = {"output": Output, "usage": Usage, "receipt": Receipt, "error": ErrorInfo}
     for name, part in parts.items():
         if fields[name] is not None:
-            fields[name] = part.model_validate(fields[name], strict=False)
-    fields["messages"] = tuple(ChatMessage.model_validate(m, strict=False) for m in fields["messages"])
-    fields["attempts"] = tuple(Attempt.model_validate(a, strict=False) for a in fields["attempts"])
+            fields[name] = read_document(part, fields[name])
+    fields["messages"] = tuple(read_document(ChatMessage, m) for m in fields["messages"])
+    fields["attempts"] = tuple(read_document(Attempt, a) for a in fields["attempts"])
     return Execution(**fields)
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parallax.contracts.answers import Batch, JobBrief, JobStatus, LaneProgress, Progress, Running
 from parallax.contracts.messages import Problem
+from parallax.contracts.model import read_document
 from parallax.contracts.outcomes import Reason
 from parallax.contracts.plan import JobPlan
 from results.api.queries.reading import STATUSES, Row, counts, row, rows, where
@@ -115,7 +116,7 @@ def brief_fields(record: Row) -> dict[str, Any]:
         "id": record["job_id"],
         "name": record["name"],
         "status": JobStatus(record["status"]),
-        "reason": Reason.model_validate(reason, strict=False) if reason else None,
+        "reason": read_document(Reason, reason) if reason else None,
         "created_at": record["created_at"],
         "submitted_at": record["submitted_at"],
         "accepted_at": record["accepted_at"],
@@ -165,9 +166,9 @@ async def record(connection: AsyncConnection, job_id: str) -> JobRecord | None:
         return None
     return JobRecord(
         fields=brief_fields(found),
-        plan=JobPlan.model_validate(found["plan"], strict=False) if found["plan"] else None,
+        plan=read_document(JobPlan, found["plan"]) if found["plan"] else None,
         spec=found["spec"],
-        problems=tuple(Problem.model_validate(p, strict=False) for p in found["problems"]),
+        problems=tuple(read_document(Problem, p) for p in found["problems"]),
         not_started=found["not_started"],
         place_in_queue=found["place_in_queue"],
         replaced=found["replaced"],
@@ -196,7 +197,7 @@ async def plan(connection: AsyncConnection, job_id: str) -> tuple[bool, JobPlan 
     found = await row(connection, "SELECT plan FROM results.jobs WHERE job_id = :job_id", {"job_id": job_id})
     if found is None:
         return False, None
-    return True, JobPlan.model_validate(found["plan"], strict=False) if found["plan"] else None
+    return True, read_document(JobPlan, found["plan"]) if found["plan"] else None
 
 
 _BATCH: Final = """
