@@ -30,6 +30,7 @@ from parallax.errors import UnavailableError
 from parallax_cli.children import Children, free_port
 from parallax_cli.mock_endpoint import create_mock, serving
 from parallax_cli.mock_script import Rule, Script, Step
+from parallax_cli.schemas import migrate_all
 from tests.harness.proxy import Proxy, proxy
 from tests.harness.rabbitmq import Node
 
@@ -314,6 +315,7 @@ async def installation(
     async with AsyncExitStack() as stack:
         postgres = Postgres(folder / "postgres")
         stack.callback(postgres.close)
+        await migrate_all(postgres.url)
         target = urlsplit(node.url)
         broker_proxy = await stack.enter_async_context(proxy(str(target.hostname), target.port or 5672))
         amqp_url = node.url.replace(f":{target.port}", f":{broker_proxy.port}")

@@ -27,6 +27,7 @@ from parallax.contracts.job import JobSpec
 from parallax.contracts.messages import SubmitJob
 from parallax.db.engine import create_engine
 from parallax_cli.local_model import MODEL_ID, local_model
+from parallax_cli.schemas import migrate_all
 from results import app as results_app
 from results.settings import Settings as ResultsSettings
 from tests.fakes.engines import LlamaEngine
@@ -129,6 +130,7 @@ async def modal_installation(
         server_url = await stack.enter_async_context(control_plane(plane))
         bus = await connect(amqp_url, namespace=namespace, regions=catalog.regions, name="test")
         stack.push_async_callback(bus.close)
+        await migrate_all(database_url)
         database = create_engine(database_url, application_name="test", pool_size=12)
         stack.push_async_callback(database.dispose)
         await stack.enter_async_context(_services(bus, database, catalog))

@@ -40,6 +40,7 @@ from parallax.contracts.messages import (
 from parallax.contracts.outcomes import Counts, ExecutionStatus
 from parallax.contracts.plan import BatchPlan, BatchRef
 from parallax.contracts.routing import BATCHES, EVENTS, FACTS, SUBMISSIONS, Queue, executions
+from parallax.db.migrations import migrate
 from parallax.errors import UnavailableError
 
 PATIENCE_S = 30.0
@@ -334,7 +335,8 @@ def _job_of(message: Message) -> str | None:
 
 @asynccontextmanager
 async def staged(engine: AsyncEngine, *, broker: MemoryBroker | None = None) -> AsyncIterator[Stage]:
-    """A stage without a dispatcher."""
+    """A stage without a dispatcher, on a migrated database."""
+    await migrate(engine, package="dispatcher", schema="dispatcher")
     stage = Stage(broker or MemoryBroker(CATALOG.regions), engine, ManualClock())
     await stage.start()
     try:

@@ -13,7 +13,6 @@ from parallax.clock import SystemClock
 from parallax.contracts.messages import BatchCompleted, CloseBatch, ExecutorHeartbeat, InspectBatch, JobStarted
 from parallax.contracts.outcomes import Counts, ErrorInfo, ExecutionStatus
 from parallax.contracts.routing import BATCHES, DEAD_LETTERS, EVENTS, FACTS, HEARTBEATS, PROGRESS
-from parallax.db.engine import create_engine
 from parallax.health import Health
 from results import app, tables
 from results.settings import Settings
@@ -96,10 +95,9 @@ async def test_kinds_of_a_newer_version_are_dropped_as_news_and_kept_as_commands
     assert dead.empty
 
 
-async def test_replicas_that_start_together_migrate_once_and_share_the_work(database_url: str) -> None:
+async def test_replicas_share_the_work(engine: AsyncEngine) -> None:
     broker = MemoryBroker(REGIONS)
     signals = await Inbox.of(broker, PROGRESS)
-    engine = create_engine(database_url, application_name="test", pool_size=10)
     plans = [plan(question_index=index, models=1) for index in range(50)]
 
     async with running(engine, broker), running(engine, broker):
@@ -109,7 +107,6 @@ async def test_replicas_that_start_together_migrate_once_and_share_the_work(data
 
     stored = await rows(engine, "SELECT recorded FROM results.batches")
     assert [each["recorded"] for each in stored] == [3] * 50
-    await engine.dispose()
 
 
 def first_word(sql_type: str) -> str:

@@ -22,6 +22,7 @@ from parallax.contracts.messages import Message, decode
 from parallax.contracts.routing import SUBMISSIONS, Queue
 from parallax.db.engine import create_engine
 from parallax.health import Health
+from parallax_cli.schemas import migrate_all
 from results.settings import Settings as ResultsSettings
 from tests.fakes.endpoint import FakeEndpoint
 from tests.fakes.executor_stage import QUICK
@@ -166,6 +167,7 @@ async def whole(
     engine = create_engine(database_url, application_name="test", pool_size=12)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(engine.dispose)
+        await migrate_all(database_url)
         made = Whole(engine, endpoints() if served is None else served, stack)
         await made.start_services()
         if executors:

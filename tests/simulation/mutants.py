@@ -22,7 +22,9 @@ COMMON: Final = "libs/common/src/parallax"
 DISPATCHER: Final = "services/dispatcher/src/dispatcher"
 EXECUTOR: Final = "services/executor/src/executor"
 RESULTS: Final = "services/results/src/results"
-LEDGER: Final = f"{RESULTS}/migrations/versions/0002_one_call_per_flush.py"
+RECORD: Final = f"{RESULTS}/migrations/sql/record_v1.sql"
+LOCK: Final = f"{RESULTS}/migrations/sql/lock_batches_v1.sql"
+FILL: Final = f"{RESULTS}/migrations/sql/fill_batches_v1.sql"
 SEEDS: Final = 200
 TIMEOUT_S: Final = 900.0
 
@@ -56,7 +58,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "batch counter moved by every fact, not by every insert",
-        LEDGER,
+        RECORD,
         (
             ("        WHERE NOT e.observed AND excluded.observed\n            AND (e.lane", "        WHERE (e.lane"),
             (
@@ -67,7 +69,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "replacement counted on top of what it replaces",
-        LEDGER,
+        RECORD,
         (
             (
                 "sum((status = 'completed')::int - coalesce(replaced_status = 'completed', false)::int)",
@@ -85,19 +87,19 @@ MUTANTS: Final = (
     ),
     Mutant(
         "batch rows locked in any order",
-        LEDGER,
+        LOCK,
         (('    ORDER BY s.job_id COLLATE "C", s.lane COLLATE "C", s.question_index\n', ""),),
         ("tests/integration/test_results_ledger.py",),
     ),
     Mutant(
         "batch rows not locked at all",
-        LEDGER,
+        LOCK,
         (("DO UPDATE SET expected = excluded.expected\n    WHERE false;", "DO NOTHING;"),),
         ("tests/integration/test_results_ledger.py", "tests/integration/test_results_closings.py"),
     ),
     Mutant(
         "completion signalled only when something was new",
-        LEDGER,
+        FILL,
         (
             (
                 "        WHERE b.recorded >= b.expected;\n",
@@ -107,18 +109,18 @@ MUTANTS: Final = (
     ),
     Mutant(
         "batch called full one execution early",
-        LEDGER,
+        FILL,
         (("        WHERE b.recorded >= b.expected;\n", "        WHERE b.recorded >= b.expected - 1;\n"),),
     ),
     Mutant(
         "paid answers lost to synthetic facts",
-        LEDGER,
+        RECORD,
         (("        WHERE NOT e.observed AND excluded.observed\n", "        WHERE false\n"),),
         ("tests/integration/test_results_ledger.py",),
     ),
     Mutant(
         "the plan does not correct the size of a batch",
-        LEDGER,
+        LOCK,
         (("        AND s.planned AND b.expected <> s.expected;", "        AND false;"),),
         ("tests/integration/test_results_closings.py",),
     ),

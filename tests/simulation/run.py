@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from parallax.db.engine import create_engine
-from parallax.db.migrations import migrate
+from parallax_cli.schemas import migrate_all
 from tests.simulation.faults import Faults
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.nodes import ViolationError
@@ -312,10 +312,7 @@ def as_json(value: Any) -> Any:
 
 async def prepare(database_url: str) -> None:
     """Create the newest schema in a new database."""
-    engine = create_engine(database_url, application_name="simulation", pool_size=1)
-    await migrate(engine, package="dispatcher", schema="dispatcher")
-    await migrate(engine, package="results", schema="results")
-    await engine.dispose()
+    await migrate_all(database_url)
 
 
 async def empty(engine: AsyncEngine) -> None:

@@ -14,6 +14,7 @@ import yaml
 from parallax.bus.amqp import connect
 from parallax.contracts.messages import SubmitJob
 from parallax_cli.children import free_ports
+from parallax_cli.schemas import migrate_all
 from tests.benchmarks.compare import http_model, instant_executor
 from tests.benchmarks.compare.figures import REGIONS, Load
 from tests.benchmarks.compare.jobs import catalog, job
@@ -38,6 +39,7 @@ class Variant:
 @asynccontextmanager
 async def parallax_stack(site: Site, variant: Variant) -> AsyncIterator[Stack]:
     """Parallax, running, every service ready."""
+    await migrate_all(site.database_url)
     model_port, *ports = free_ports(3 + 3 * variant.executors_per_region)
     endpoint = f"openai+http://127.0.0.1:{model_port}/v1"
     path = site.folder / "catalog.yaml"

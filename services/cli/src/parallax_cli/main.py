@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from parallax_cli.commands import broker, files, jobs, keys, model, remote, results, run, up, warm
+from parallax_cli.commands import broker, files, jobs, keys, migrate, model, remote, results, run, up, warm
 
 app = typer.Typer(
     name="parallax",
@@ -56,3 +56,4 @@ app.add_typer(keys.keys, name="keys")
 app.add_typer(broker.broker, name="broker")
 app.add_typer(broker.dead_letters, name="dead-letters")
 app.command()(up.up)
+app.command()(migrate.migrate)

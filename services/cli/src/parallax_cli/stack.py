@@ -23,6 +23,7 @@ from parallax.errors import UnavailableError
 from parallax_cli.children import Children, free_port, wait_for_port
 from parallax_cli.local_model import LOCAL_ENDPOINT
 from parallax_cli.rabbitmq_node import rabbitmq_node
+from parallax_cli.schemas import migrate_all
 
 READY_TIMEOUT_S: Final = 120.0
 RESTARTS: Final = 5
@@ -74,6 +75,8 @@ async def running(
             amqp = await stack.enter_async_context(rabbitmq_node(folder / "rabbitmq", children))
         if not database:
             database = stack.enter_context(embedded_postgres(folder / "postgres"))
+        say("migrating the schemas")
+        await migrate_all(database)
         model = await _local_model(stack, children, catalog, logs)
         shared = _shared_environment(environment, folder, catalog, model, amqp)
         services = _services(catalog, shared, database, executors=executors, api_port=api_port)

@@ -27,11 +27,11 @@ from parallax.client import ParallaxClient
 from parallax.clock import SystemClock
 from parallax.db.embedded import embedded_postgres
 from parallax.db.engine import create_engine
-from parallax.db.migrations import migrate
 from parallax.errors import UnavailableError
 from parallax_cli.adoption import adopt
 from parallax_cli.home import HOME_URL, Home, HomeLock
 from parallax_cli.local_model import LOCAL_ENDPOINT, local_model
+from parallax_cli.schemas import migrate_all
 from parallax_cli.unix_server import bound_socket, serving
 from results.api.app import create_api
 from results.api.settings import ApiSettings
@@ -69,9 +69,7 @@ async def reading(home: Home, lock: HomeLock, options: Options) -> AsyncIterator
         The Unix socket where the API answers.
     """
     async with _composing(home, options.catalog) as parts:
-        engine = await parts.engine("parallax-api")
-        await migrate(engine, package="results", schema="results")
-        yield await parts.serve_api(lock, engine)
+        yield await parts.serve_api(lock, await parts.engine("parallax-api"))
 
 
 @asynccontextmanager
@@ -103,6 +101,7 @@ async def _composing(home: Home, catalog: Catalog) -> AsyncIterator["_Parts"]:
     async with AsyncExitStack() as stack:
         adopt(home.postgres)
         url = stack.enter_context(embedded_postgres(home.postgres))
+        await migrate_all(url)
         yield _Parts(stack, home, catalog, url)
 
 

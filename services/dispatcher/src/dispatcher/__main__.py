@@ -9,7 +9,8 @@ from dispatcher.settings import from_environment
 from parallax.bus.amqp import connect
 from parallax.catalog import load_catalog
 from parallax.clock import SystemClock
-from parallax.db.engine import create_engine, ping
+from parallax.db.engine import create_engine
+from parallax.db.migrations import check
 from parallax.process import ProcessSettings, http_server, probe_app, run, started
 
 
@@ -31,7 +32,7 @@ async def main(environment: Mapping[str, str]) -> int:
             shared.database, application_name="parallax dispatcher", pool_size=2 * settings.prefetch + 4
         )
         stack.push_async_callback(engine.dispose)
-        await process.reach("database", lambda: ping(engine))
+        await process.reach("database", lambda: check(engine, package="dispatcher", schema="dispatcher"))
         health = await stack.enter_async_context(
             running(bus=bus, engine=engine, catalog=catalog, clock=SystemClock(), settings=settings)
         )

@@ -16,7 +16,6 @@ from dispatcher.store import Store
 from parallax.bus.port import Bus
 from parallax.catalog import Catalog
 from parallax.clock import Clock
-from parallax.db.migrations import migrate
 from parallax.health import Health
 
 
@@ -24,12 +23,11 @@ from parallax.health import Health
 async def running(
     *, bus: Bus, engine: AsyncEngine, catalog: Catalog, clock: Clock, settings: Settings
 ) -> AsyncIterator[Health]:
-    """A dispatcher at work. Entering migrates the database and starts everything; leaving drains.
+    """A dispatcher at work. Entering starts everything; leaving drains. The schema is migrated before.
 
     Raises:
         UnavailableError: The database or the bus cannot be reached at the start.
     """
-    await migrate(engine, package="dispatcher", schema="dispatcher")
     store = Store(engine)
     steps = Steps(bus, clock, inspect_after_s=settings.reconcile_after_s)
     admission = Admission(store, steps, max_active_jobs=settings.max_active_jobs)

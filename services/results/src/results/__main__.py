@@ -8,12 +8,14 @@ from typing import Final
 from parallax.bus.amqp import connect
 from parallax.catalog import load_catalog
 from parallax.clock import SystemClock
-from parallax.db.engine import create_engine, ping
+from parallax.db.engine import create_engine
+from parallax.db.migrations import check
 from parallax.process import HttpAddress, ProcessSettings, http_server, run, started
 from results.api.app import create_api, require_a_key
 from results.api.settings import from_environment as api_from_environment
 from results.app import running
 from results.settings import from_environment
+from results.tables import SCHEMA
 
 POOL_SIZE: Final = 12
 """Connections: one writes facts, a few serve events and batches, the rest answers readers."""
@@ -36,7 +38,7 @@ async def main(environment: Mapping[str, str]) -> int:
         stack.push_async_callback(bus.close)
         engine = create_engine(shared.database, application_name="parallax results", pool_size=POOL_SIZE)
         stack.push_async_callback(engine.dispose)
-        await process.reach("database", lambda: ping(engine))
+        await process.reach("database", lambda: check(engine, package="results", schema=SCHEMA))
         clock = SystemClock()
         health = await stack.enter_async_context(running(bus=bus, engine=engine, clock=clock, settings=settings))
         await require_a_key(engine, clock, api_settings)

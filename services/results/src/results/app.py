@@ -14,14 +14,12 @@ from parallax.contracts.messages import CloseBatch, ExecutorHeartbeat, InspectBa
 from parallax.contracts.model import read
 from parallax.contracts.routing import BATCHES, EVENTS, HEARTBEATS
 from parallax.db.engine import ping
-from parallax.db.migrations import migrate
 from parallax.errors import PoisonError
 from parallax.health import Health
 from results import closings, heartbeats, projection
 from results.projection import JobEvent
 from results.recorder import Recorder
 from results.settings import Settings
-from results.tables import SCHEMA
 
 PREFETCH: Final = 2
 """Requests about batches handled at once; each takes a connection of the pool for a moment."""
@@ -29,7 +27,7 @@ PREFETCH: Final = 2
 
 @asynccontextmanager
 async def running(*, bus: Bus, engine: AsyncEngine, clock: Clock, settings: Settings) -> AsyncIterator[Health]:
-    """Run the writer: migrate, then take facts, requests, events and heartbeats until the block ends.
+    """Run the writer on a migrated schema: take facts, requests, events and heartbeats until the block ends.
 
     Any number of writers may run at once. Leaving stops the consumers and writes what is at hand within
     ``settings.grace_s``; what is left goes back to the bus. Bus and engine stay the caller's.
@@ -57,7 +55,6 @@ async def running(*, bus: Bus, engine: AsyncEngine, clock: Clock, settings: Sett
         await ping(engine)
         return True
 
-    await migrate(engine, package="results", schema=SCHEMA)
     recorder = Recorder(bus=bus, engine=engine, clock=clock)
     consumers: dict[str, Recorder | Serving] = {"facts": recorder}
     try:

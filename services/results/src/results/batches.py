@@ -41,12 +41,12 @@ class Batch:
         return BatchCompleted(batch=ref, counts=self.counts)
 
 
-_LOCK: Final = text("SELECT results.lock_batches(CAST(CAST(:sizes AS text) AS jsonb))")
-_FILL: Final = text("SELECT * FROM results.fill_batches(CAST(CAST(:sizes AS text) AS jsonb), :now, '{}')")
+_LOCK: Final = text("SELECT results.lock_batches_v1(CAST(CAST(:sizes AS text) AS jsonb))")
+_FILL: Final = text("SELECT * FROM results.fill_batches_v1(CAST(CAST(:sizes AS text) AS jsonb), :now, '[]')")
 
 
 def of_row(row: Row[Any]) -> Batch:
-    """The batch in a row of ``results.batches``."""
+    """The batch in a row that the functions of the database return."""
     counts = Counts(completed=row.completed, failed=row.failed, timed_out=row.timed_out, cancelled=row.cancelled)
     key = BatchKey(row.job_id, row.lane, row.question_index)
     return Batch(key, row.question_id, row.expected, counts, row.opened_at, row.completed_at)

@@ -1,5 +1,6 @@
 """Events of jobs, numbered so that whoever reads on from a number misses none."""
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -17,11 +18,7 @@ class Event(NamedTuple):
     at: datetime
 
 
-_APPEND: Final = text("""
-    SELECT results.append_events(array_agg(ROW(i.job_id, 0, i.kind, CAST(i.data AS jsonb), i.at)::results.events))
-    FROM unnest(CAST(:job_ids AS text[]), CAST(:kinds AS text[]), CAST(:data AS text[]), CAST(:ats AS timestamptz[]))
-        AS i (job_id, kind, data, at)
-""")
+_APPEND: Final = text("SELECT results.append_events_v1(CAST(CAST(:events AS text) AS jsonb))")
 
 
 async def append(connection: AsyncConnection, events: Sequence[Event]) -> None:
@@ -31,12 +28,9 @@ async def append(connection: AsyncConnection, events: Sequence[Event]) -> None:
     their order. Nobody who holds them may go on to lock a batch or a job.
     """
     if events:
-        await connection.execute(
-            _APPEND,
-            {
-                "job_ids": [event.job_id for event in events],
-                "kinds": [event.kind for event in events],
-                "data": [event.data for event in events],
-                "ats": [event.at for event in events],
-            },
-        )
+        await connection.execute(_APPEND, {"events": "[" + ",".join(map(_document, events)) + "]"})
+
+
+def _document(event: Event) -> str:
+    described = json.dumps({"job_id": event.job_id, "kind": event.kind, "at": event.at.isoformat()})
+    return f'{described[:-1]}, "data": {event.data}}}'

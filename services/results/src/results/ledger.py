@@ -2,7 +2,7 @@
 
 A fact is written once; a repetition changes nothing. Only an observed fact replaces a synthetic one, because a
 paid answer is never thrown away. The counters of batches move by what was really written, in the same
-transaction. What that transaction does is the function ``results.record`` of the database (see ``migrations/``).
+transaction. What that transaction does is the function ``results.record_v1`` of the database (see ``migrations/sql/``).
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from results.facts import Fact, Opening, first_facts
 from results.writing import writing_at_once
 
 _RECORD: Final = text("""
-    SELECT * FROM results.record(CAST(CAST(:sizes AS text) AS jsonb), CAST(CAST(:facts AS text) AS jsonb),
-                                 CAST(CAST(:openings AS text) AS jsonb), :now)
+    SELECT * FROM results.record_v1(CAST(CAST(:sizes AS text) AS jsonb), CAST(CAST(:facts AS text) AS jsonb),
+                                    CAST(CAST(:openings AS text) AS jsonb), :now)
 """)
 
 

@@ -93,7 +93,7 @@ def expire(key_id: KeyId, *, days: Annotated[float, typer.Option(help="Days from
 
 def _with_database(work: Callable[[Any], Awaitable[T]]) -> T:
     from parallax.db.engine import create_engine  # noqa: PLC0415 - as above
-    from parallax.db.migrations import migrate  # noqa: PLC0415
+    from parallax.db.migrations import check  # noqa: PLC0415
     from parallax.process import required  # noqa: PLC0415
 
     log_nothing()
@@ -102,7 +102,7 @@ def _with_database(work: Callable[[Any], Awaitable[T]]) -> T:
     async def run() -> T:
         engine = create_engine(url, application_name="parallax keys", pool_size=1)
         try:
-            await migrate(engine, package="results", schema="results")
+            await check(engine, package="results", schema="results")
             return await work(engine)
         finally:
             await engine.dispose()

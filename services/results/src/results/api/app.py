@@ -12,7 +12,7 @@ from parallax import __version__
 from parallax.bus.port import Bus
 from parallax.catalog import Catalog
 from parallax.clock import Clock
-from parallax.db.migrations import migrate
+from parallax.db.migrations import check
 from parallax.errors import InvalidInputError
 from parallax.health import Health
 from results.api import keys, problems
@@ -38,9 +38,9 @@ def create_api(
 ) -> FastAPI:
     """The application. Engine and bus stay the caller's.
 
-    Its lifespan brings the schema up to date and refuses to start (``InvalidInputError``) when keys are required
-    and there is none; a process that runs the writer beside it need not run the lifespan. ``health`` adds the
-    probes of whatever runs in the same process.
+    Its lifespan refuses to start when the schema is behind (``UnavailableError``), or when keys are required and there
+    is none (``InvalidInputError``); a process that runs the writer beside it need not run the lifespan. ``health``
+    adds the probes of whatever runs in the same process.
     """
     metrics = ApiMetrics()
     api = Api(
@@ -62,7 +62,7 @@ def create_api(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await migrate(engine, package="results", schema=SCHEMA)
+        await check(engine, package="results", schema=SCHEMA)
         await require_a_key(engine, clock, settings)
         yield
 

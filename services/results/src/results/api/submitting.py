@@ -72,7 +72,7 @@ async def submit(api: Api, job: JobSpec, job_id: str) -> Accepted:
     digest = _digest(job)
     message = SubmitJob(job_id=job_id, job=job, submitted_at=now)
     size = len(encode(message))
-    if size > MAX_JOB_BYTES:  # with its defaults said, or with all that a retry names, a job is larger than it was sent
+    if size > MAX_JOB_BYTES:  # with its id, or with all that a retry names, a job is larger than it was sent
         raise ApiError(Kind.TOO_LARGE, f"the job is {size} bytes as a message; at most {MAX_JOB_BYTES} are taken")
     async with transaction(api.engine) as connection:
         if await submissions.insert(connection, job_id, job, digest, now):

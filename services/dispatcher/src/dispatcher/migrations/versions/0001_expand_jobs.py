@@ -82,8 +82,3 @@ def upgrade() -> None:
     for statement in (_JOBS, *_JOBS_COMMENTS, *_JOBS_INDEXES, _QUESTIONS, _CHOSEN, _TOMBSTONES):
         op.execute(statement)
     op.execute("CREATE INDEX tombstones_by_age ON dispatcher.tombstones (created_at)")
-
-
-def downgrade() -> None:
-    """Drop the tables."""
-    op.execute("DROP TABLE dispatcher.tombstones, dispatcher.chosen_batches, dispatcher.questions, dispatcher.jobs")

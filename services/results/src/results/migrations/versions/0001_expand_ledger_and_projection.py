@@ -170,9 +170,3 @@ def upgrade() -> None:
         for statement in script.split(";\n"):
             if statement.strip():
                 op.execute(statement)
-
-
-def downgrade() -> None:
-    """Drop them."""
-    for table in ("api_keys", "events", "event_heads", "executors", "jobs", "batches", "executions"):
-        op.execute(f"DROP TABLE results.{table}")
