@@ -124,6 +124,11 @@ class FlakyBus:
                 self._changed.clear()
                 await self._changed.wait()
 
+    @property
+    def publishable(self) -> bool:
+        """Pass on."""
+        return self.inner.publishable and not self.away
+
     async def publish(self, *messages: Message) -> None:
         """Publish, unless the bus is away."""
         if self.away:

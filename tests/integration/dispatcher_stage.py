@@ -115,6 +115,11 @@ class BusInBetween:
     async def published(self, message: Message) -> None:
         """Called after a message was published, before its publisher goes on."""
 
+    @property
+    def publishable(self) -> bool:
+        """Pass on."""
+        return self._bus.publishable
+
     async def publish(self, *messages: Message) -> None:
         """Publish, then tell about each message."""
         await self._bus.publish(*messages)

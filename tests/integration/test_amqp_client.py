@@ -8,7 +8,8 @@ from yarl import URL
 
 from parallax.bus import amqp
 from parallax.bus.amqp import AmqpBus
-from parallax.bus.amqp.window import Outgoing
+from parallax.bus.amqp.confirm_batch import OutgoingMessage
+from parallax.bus.amqp.states.queue_consumer import ConsumerState, Phase
 from parallax.bus.port import Delivery
 from parallax.contracts import routing
 from parallax.contracts.messages import CancelJob
@@ -41,7 +42,7 @@ async def test_queues_made_with_other_properties_are_taken_as_they_are(amqp_url:
 async def test_a_message_whose_last_queue_is_of_another_installation_is_refused(amqp_url: str, namespace: str) -> None:
     async with connected(amqp_url, namespace) as bus:
         with pytest.raises(UnroutableError):
-            await bus._publisher.send(Outgoing(namespace, "execution.run.atlantis", b"{}"))
+            await bus._publisher.send(OutgoingMessage(namespace, "execution.run.atlantis", b"{}"))
 
 
 async def test_the_password_is_in_no_error(amqp_url: str, namespace: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -90,7 +91,7 @@ async def test_what_arrives_while_a_consumer_stops_goes_to_another(bus: AmqpBus)
     first: list[Delivery] = []
     second: list[Delivery] = []
     stopping = await bus.consume(QUEUE, prefetch=1, handler=first.append)
-    stopping._stopping = True  # the broker has not been told yet
+    stopping._state = ConsumerState(Phase.STOPPING, 1)  # the broker does not know it yet
     await bus.consume(QUEUE, prefetch=5, handler=second.append)
     await bus.publish(*(CancelJob(job_id=f"job-{n}") for n in range(4)))
     await eventually(lambda: len(second) == 4)

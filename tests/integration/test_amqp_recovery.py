@@ -9,7 +9,8 @@ import pytest
 from yarl import URL
 
 from parallax.bus.amqp import AmqpBus
-from parallax.bus.amqp.window import Outgoing
+from parallax.bus.amqp.confirm_batch import OutgoingMessage
+from parallax.bus.amqp.queue_consumer import QueueConsumer
 from parallax.bus.port import Delivery
 from parallax.contracts import routing
 from parallax.contracts.messages import CancelJob, JobCancelled, decode
@@ -113,8 +114,9 @@ async def close_consumer_channel(node: Node, bus: AmqpBus) -> None:
     """The broker closes the consumer's channel, because of an ack for something it never delivered."""
     del node
     (consumption,) = bus._open
-    assert consumption._session is not None
-    await consumption._session.channel.basic_ack(1_000_000_000)
+    assert isinstance(consumption, QueueConsumer)
+    assert consumption._channel is not None
+    await consumption._channel.channel.basic_ack(1_000_000_000)
     await eventually(lambda: not consumption.live)
 
 
@@ -122,7 +124,7 @@ async def close_publisher_channel(node: Node, bus: AmqpBus) -> None:
     """The broker closes the publisher's channel, with other publishes under way on it."""
     del node
     with pytest.raises(UnavailableError):
-        await bus._publisher.send(Outgoing("no-such-exchange", "key", b""))
+        await bus._publisher.send(OutgoingMessage("no-such-exchange", "key", b""))
 
 
 async def restart_app(node: Node, bus: AmqpBus) -> None:

@@ -270,8 +270,8 @@ MUTANTS: Final = (
         ("tests/integration/test_dispatcher_together.py",),
     ),
     Mutant(
-        "a window that never left keeps its numbers",
-        f"{COMMON}/bus/amqp/window.py",
+        "a batch that never left keeps its numbers",
+        f"{COMMON}/bus/amqp/confirm_batch.py",
         (("            channel.delivery_tag = before\n", ""),),
         ("tests/unit/bus/test_amqp_sending.py",),
     ),

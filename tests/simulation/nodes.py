@@ -198,6 +198,11 @@ class SimBus:
         self._real = MemoryBus(broker)
         self._consumptions: dict[str, list[MemoryConsumption]] = {}
 
+    @property
+    def publishable(self) -> bool:
+        """See the port."""
+        return self._real.publishable
+
     async def publish(self, *messages: Message) -> None:
         """See the port."""
         fault = await self._node.point("publish", ", ".join(dict.fromkeys(m.kind for m in messages)))

@@ -8,8 +8,9 @@ import pytest
 from aiormq.channel import Channel
 
 from parallax.bus.amqp import publisher
+from parallax.bus.amqp.confirm_batch import ConfirmBatch, OutgoingMessage
 from parallax.bus.amqp.transport import GatheringWriter
-from parallax.bus.amqp.window import Outgoing, Window
+from parallax.errors import UnavailableError
 
 
 class Socket:
@@ -27,6 +28,12 @@ class Socket:
 
     def close(self) -> None:
         self.ended.append("closed")
+
+    def abort(self) -> None:
+        self.ended.append("aborted")
+
+    def get_extra_info(self, name: str) -> None:
+        del name
 
     def is_closing(self) -> bool:
         return bool(self.ended)
@@ -51,6 +58,26 @@ async def test_what_is_written_in_one_turn_leaves_in_one_piece() -> None:
     await asyncio.sleep(0)
     assert socket.written == [b"abc", b"d"]
     writer.close()
+
+
+async def test_several_pieces_written_at_once_keep_their_place() -> None:
+    socket = Socket()
+    writer = writer_on(socket)
+    writer.write(b"a")
+    writer.writelines([b"b", b"c"])
+    writer.write(b"d")
+    await asyncio.sleep(0)
+    assert socket.written == [b"abcd"]
+    writer.close()
+
+
+async def test_a_reset_drops_what_was_not_written() -> None:
+    socket = Socket()
+    writer = writer_on(socket)
+    writer.write(b"given up")
+    writer.reset()
+    await asyncio.sleep(0)
+    assert (socket.written, socket.ended) == ([], ["aborted"])
 
 
 @pytest.mark.parametrize("end", ["drain", "write_eof", "close"])
@@ -82,52 +109,71 @@ def channel_with(queue: "asyncio.Queue[Any]") -> Channel:
     return cast("Channel", channel)
 
 
-def outgoing(count: int, size: int = 10) -> list[Outgoing]:
-    return [Outgoing("exchange", f"key.{number}", b"x" * size) for number in range(count)]
+def outgoing(count: int, size: int = 10) -> list[OutgoingMessage]:
+    return [OutgoingMessage("exchange", f"key.{number}", b"x" * size) for number in range(count)]
 
 
-async def test_a_window_that_never_left_takes_back_its_numbers() -> None:
+def allowed() -> None:
+    """Writing is allowed."""
+
+
+async def test_nothing_is_written_once_writing_is_forbidden() -> None:
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    channel = channel_with(queue)
+
+    def forbidden() -> None:
+        raise UnavailableError("blocked")
+
+    with pytest.raises(UnavailableError):
+        await ConfirmBatch(channel, outgoing(3)).write(forbidden)
+    assert queue.empty()
+    assert (channel.delivery_tag, channel.confirmations) == (41, {})
+
+
+async def test_a_batch_that_never_left_takes_back_its_numbers() -> None:
     queue: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
     queue.put_nowait("the connection takes nothing")
     channel = channel_with(queue)
-    window = Window(channel, outgoing(3))
+    batch = ConfirmBatch(channel, outgoing(3))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await window.send()
-    assert window._answered.done(), "the channel forgets only what is done"
+            await batch.write(allowed)
+    assert batch._answered.done(), "the channel forgets only what is done"
     assert channel.delivery_tag == 41, "the broker counts what it has seen"
     assert channel.confirmations == {}
     assert channel.message_id_delivery_tag == {}
 
 
-async def test_a_window_ends_when_each_message_was_answered() -> None:
+async def test_a_batch_ends_when_each_message_was_answered() -> None:
     queue: asyncio.Queue[Any] = asyncio.Queue()
     channel = channel_with(queue)
-    window = Window(channel, outgoing(3))
-    sending = asyncio.create_task(window.send())
+    batch = ConfirmBatch(channel, outgoing(3))
+    await batch.write(allowed)
+    answers = asyncio.create_task(batch.answers())
     await queue.get()
     assert list(channel.confirmations) == [42, 43, 44]
     for tag in (44, 42):
         channel.confirmations[tag].set_result(None)
     await asyncio.sleep(0)
-    assert not sending.done()
-    assert [message.key for message in window.undelivered] == ["key.1"]
+    assert not answers.done()
+    assert [message.key for message in batch.undelivered] == ["key.1"]
     channel.confirmations[43].set_result(None)
-    await sending
-    assert window.undelivered == []
+    await answers
+    assert batch.undelivered == []
     assert channel.message_id_delivery_tag == {}
 
 
 async def test_a_message_that_the_broker_cannot_store_is_an_error() -> None:
     queue: asyncio.Queue[Any] = asyncio.Queue()
     channel = channel_with(queue)
-    window = Window(channel, outgoing(2))
-    sending = asyncio.create_task(window.send())
+    batch = ConfirmBatch(channel, outgoing(2))
+    await batch.write(allowed)
+    answers = asyncio.create_task(batch.answers())
     await queue.get()
     channel.confirmations[42].set_result(None)
     channel.confirmations[43].set_exception(ConnectionError("nack"))
     with pytest.raises(ConnectionError):
-        await sending
+        await answers
 
 
 @pytest.mark.parametrize(
@@ -135,14 +181,14 @@ async def test_a_message_that_the_broker_cannot_store_is_an_error() -> None:
     [
         (0, 1, []),
         (1, 1, [1]),
-        (publisher.WINDOW, 1, [publisher.WINDOW]),
-        (publisher.WINDOW + 1, 1, [publisher.WINDOW, 1]),
-        (3, publisher.WINDOW_BYTES // 2, [2, 1]),
-        (2, 2 * publisher.WINDOW_BYTES, [1, 1]),
+        (publisher.BATCH, 1, [publisher.BATCH]),
+        (publisher.BATCH + 1, 1, [publisher.BATCH, 1]),
+        (3, publisher.BATCH_BYTES // 2, [2, 1]),
+        (2, 2 * publisher.BATCH_BYTES, [1, 1]),
     ],
 )
-def test_windows_are_bounded(count: int, size: int, expected: list[int]) -> None:
+def test_batches_are_bounded(count: int, size: int, expected: list[int]) -> None:
     messages = outgoing(count, size)
-    windows = list(publisher._windows(messages))
-    assert [len(window) for window in windows] == expected
-    assert [message for window in windows for message in window] == messages
+    batches = publisher.batches(messages)
+    assert [len(batch) for batch in batches] == expected
+    assert [message for batch in batches for message in batch] == messages

@@ -48,7 +48,12 @@ async def running(
         async def consumes() -> bool:
             return all(serving.live for serving in servings)
 
-        yield Health(probes={"consumers": consumes, "database": store.answers, "timer": reaper.working})
+        async def broker() -> bool:
+            return bus.publishable
+
+        yield Health(
+            probes={"broker": broker, "consumers": consumes, "database": store.answers, "timer": reaper.working}
+        )
 
 
 @asynccontextmanager

@@ -52,7 +52,7 @@ async def running(
         await runner.start()
         beating = asyncio.create_task(heartbeat.run(), name="heartbeat")
         log.info("executor ready", region=settings.region, executor_id=settings.executor_id, budget=settings.budget)
-        yield _health(runner)
+        yield _health(runner, bus)
     finally:
         await runner.stop()
         if beating is not None:
@@ -61,8 +61,11 @@ async def running(
             await heartbeat.send(leaving=True)
 
 
-def _health(runner: Runner) -> Health:
+def _health(runner: Runner, bus: Bus) -> Health:
     async def bus_live() -> bool:
         return runner.live
 
-    return Health({"bus": bus_live})
+    async def broker() -> bool:
+        return bus.publishable
+
+    return Health({"broker": broker, "bus": bus_live})

@@ -55,6 +55,9 @@ async def running(*, bus: Bus, engine: AsyncEngine, clock: Clock, settings: Sett
         await ping(engine)
         return True
 
+    async def broker() -> bool:
+        return bus.publishable
+
     recorder = Recorder(bus=bus, engine=engine, clock=clock)
     consumers: dict[str, Recorder | Serving] = {"facts": recorder}
     try:
@@ -63,7 +66,7 @@ async def running(*, bus: Bus, engine: AsyncEngine, clock: Clock, settings: Sett
         consumers["events"] = await serve(bus, EVENTS, prefetch=1, handler=event, clock=clock)
         consumers["batches"] = await serve(bus, BATCHES, prefetch=PREFETCH, handler=request, clock=clock)
         consumers["heartbeats"] = await serve(bus, HEARTBEATS, prefetch=1, handler=heartbeat, clock=clock)
-        yield Health({"database": database} | {name: _live(each) for name, each in consumers.items()})
+        yield Health({"broker": broker, "database": database} | {name: _live(each) for name, each in consumers.items()})
     finally:
         async with asyncio.TaskGroup() as closing:
             for consumer in consumers.values():

@@ -57,6 +57,8 @@ class Verdict(Enum):
     REPLAY = "replay"
     """It goes back to the queue it was taken from, as if for the first time."""
     DROP = "drop"
+    STOP = "stop"
+    """It is kept, and no other one is looked at."""
 
 
 def letter_id(message_id: str | None, body: bytes) -> str:

@@ -103,23 +103,34 @@ class Following(Protocol):
 class Bus(Protocol):
     """A connection to the installation's messages."""
 
+    @property
+    def publishable(self) -> bool:
+        """Whether the broker would accept a message right now: it is connected and does not block publishing."""
+        ...
+
     async def publish(self, *messages: Message) -> None:
         """Publish, and return once every message is confirmed to be stored in a queue.
 
         Raises:
-            UnavailableError: Not confirmed in time; some messages may have been delivered all the same.
-            UnroutableError: A message has no queue.
+            UnavailableError: Nothing was sent; repeating the call is harmless.
+            UnconfirmedError: Some messages may have been delivered, and none will be any more.
+            UnroutableError: Some messages, which it lists, have no queue; every other one was delivered.
         """
         ...
 
     async def reply(self, delivery: Delivery, message: Message) -> None:
-        """Answer to the delivery's ``reply_to``; an answer that nobody waits for is dropped."""
+        """Answer to the delivery's ``reply_to``; an answer that nobody waits for is dropped.
+
+        Raises:
+            UnavailableError: As for ``publish``.
+        """
         ...
 
     async def consume(self, queue: Queue, *, prefetch: int, handler: Callable[[Delivery], None]) -> Consumption:
         """Hand deliveries of a queue to ``handler``, at most ``prefetch`` unsettled ones at a time.
 
-        The consumption survives lost connections: it is taken up again, and what was unsettled is delivered anew.
+        The consumption survives lost connections: it attaches again, and what was unsettled is delivered again. Once
+        stopped it never attaches again.
         """
         ...
 
@@ -131,7 +142,7 @@ class Bus(Protocol):
         ...
 
     async def depth(self, queue: Queue) -> int:
-        """How many messages of a queue wait to be delivered."""
+        """How many messages of a queue wait to be delivered; none when the queue does not exist."""
         ...
 
     async def close(self) -> None:

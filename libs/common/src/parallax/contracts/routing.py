@@ -76,6 +76,14 @@ DEAD_LETTERS: Final = Queue(
 )
 """Every other message that could not be handled, kept for people to look at."""
 
+RETIRED_BINDINGS: Final[dict[str, tuple[str, ...]]] = {
+    "results.events": ("batch.opened",),  # its consumer refuses it; results.facts has it instead
+}
+"""Keys, by the name of the queue, that an earlier version bound and this one must not: brokers keep bindings.
+
+A key belongs here once no supported version needs it, and stays for as long as an installation may still have it.
+"""
+
 HEARTBEAT_EXPIRES_S: Final = 30
 """A heartbeat older than this says nothing; the broker drops it, so that they cannot pile up."""
 

@@ -10,7 +10,7 @@ import typer
 from parallax.errors import InvalidInputError
 from parallax_cli.broker import broker_bus, required_broker_url
 from parallax_cli.connect import Target
-from parallax_cli.console import stdout
+from parallax_cli.console import stderr, stdout
 from parallax_cli.exits import guarded
 from parallax_cli.logs import log_nothing
 from parallax_cli.options import AsJson
@@ -69,13 +69,15 @@ def list_letters(*, as_json: AsJson = False) -> None:
     """List dead letters, oldest first within each queue. While this runs nobody else sees them."""
     from parallax.bus import deadletters  # noqa: PLC0415 - as above
 
-    letters = _with_bus(deadletters.list_letters)
+    page = _with_bus(deadletters.list_letters)
     if as_json:
-        typer.echo(json.dumps([_document(letter) for letter in letters], ensure_ascii=True))
-    elif letters:
-        stdout().print(letters_table(letters))
+        typer.echo(json.dumps([_document(letter) for letter in page.letters], ensure_ascii=True))
+    elif page.letters:
+        stdout().print(letters_table(page.letters))
     else:
         stdout().print("there are no dead letters")
+    if not page.complete:
+        stderr().print(f"only the oldest {len(page.letters)} are listed: there are more", soft_wrap=True)
 
 
 @dead_letters.command("show")
@@ -104,7 +106,7 @@ def replay(letter_ids: LetterIds) -> None:
     from parallax.bus import deadletters  # noqa: PLC0415 - as above
 
     settled = _with_bus(lambda bus: deadletters.replay_letters(bus, letter_ids))
-    stdout().print(f"{len(settled)} sent back", soft_wrap=True)
+    stdout().print(f"{settled} sent back", soft_wrap=True)
 
 
 @dead_letters.command("drop")
@@ -120,7 +122,7 @@ def drop(
     if not yes and not typer.confirm(f"remove {len(letter_ids)} dead letters for good?", default=False):
         raise InvalidInputError("nothing was dropped")
     settled = _with_bus(lambda bus: deadletters.drop_letters(bus, letter_ids))
-    stdout().print(f"{len(settled)} dropped", soft_wrap=True)
+    stdout().print(f"{settled} dropped", soft_wrap=True)
 
 
 def _with_bus(work: "Callable[[AmqpBus], Awaitable[T]]") -> T:

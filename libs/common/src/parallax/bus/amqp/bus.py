@@ -6,21 +6,22 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from aiormq.abc import AbstractConnection
+from aiormq.exceptions import ChannelNotFoundEntity
 from yarl import URL
 
 from parallax.bus import letters
 from parallax.bus.amqp import letterbox
-from parallax.bus.amqp.consumption import AmqpConsumption
-from parallax.bus.amqp.following import AmqpFollowing
-from parallax.bus.amqp.link import Link, close_channel, loss_is_unavailable
-from parallax.bus.amqp.publisher import PUBLISH_TIMEOUT_S, Publisher
+from parallax.bus.amqp.confirm_batch import OutgoingMessage
+from parallax.bus.amqp.connection import ReconnectingConnection, close_channel, loss_is_unavailable
+from parallax.bus.amqp.publisher import PUBLISH_TIMEOUT_S, Publisher, probe
+from parallax.bus.amqp.queue_consumer import QueueConsumer
+from parallax.bus.amqp.stream_consumer import StreamConsumer
 from parallax.bus.amqp.topology import Topology
-from parallax.bus.amqp.window import Outgoing
 from parallax.bus.letters import DeadLetter, Verdict
 from parallax.bus.port import Delivery
 from parallax.contracts.messages import Message, encode
 from parallax.contracts.routing import Queue
-from parallax.errors import InvalidInputError
+from parallax.errors import InvalidInputError, UnavailableError
 
 DEFAULT_NAMESPACE: Final = "parallax"
 MAX_PREFETCH: Final = 2_000
@@ -32,17 +33,34 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 class AmqpBus:
     """See :class:`parallax.bus.port.Bus`. Made by :func:`connect`."""
 
-    def __init__(self, *, publishing: Link, consuming: Link, publisher: Publisher, topology: Topology) -> None:
+    def __init__(
+        self,
+        *,
+        publishing: ReconnectingConnection,
+        consuming: ReconnectingConnection,
+        publisher: Publisher,
+        topology: Topology,
+    ) -> None:
         self._publishing = publishing
         self._consuming = consuming
         self._publisher = publisher
         self._topology = topology
-        self._open: list[AmqpConsumption | AmqpFollowing] = []
+        self._open: list[QueueConsumer | StreamConsumer] = []
 
     @property
     def live(self) -> bool:
         """Whether both connections are there right now."""
         return self._publishing.live and self._consuming.live
+
+    @property
+    def publishable(self) -> bool:
+        """See :attr:`parallax.bus.port.Bus.publishable`."""
+        return self._publishing.publishable
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the broker blocks publishing (resource alarm)."""
+        return self._publishing.blocked
 
     async def publish(self, *messages: Message) -> None:
         """See :meth:`parallax.bus.port.Bus.publish`."""
@@ -59,7 +77,7 @@ class AmqpBus:
     ) -> None:
         """Put any bytes straight into one queue, under the first of its routing keys unless a header says another."""
         await self._publisher.send(
-            Outgoing(
+            OutgoingMessage(
                 "",
                 self._topology.name(queue),
                 body,
@@ -78,10 +96,10 @@ class AmqpBus:
         if not address or address.startswith(f"{self._topology.namespace}."):
             return
         await self._publisher.send(
-            Outgoing("", address, encode(message), mandatory=False, correlation_id=delivery.correlation_id)
+            OutgoingMessage("", address, encode(message), mandatory=False, correlation_id=delivery.correlation_id)
         )
 
-    async def consume(self, queue: Queue, *, prefetch: int, handler: Callable[[Delivery], None]) -> AmqpConsumption:
+    async def consume(self, queue: Queue, *, prefetch: int, handler: Callable[[Delivery], None]) -> QueueConsumer:
         """See :meth:`parallax.bus.port.Bus.consume`.
 
         Raises:
@@ -89,42 +107,46 @@ class AmqpBus:
         """
         if not 1 <= prefetch <= MAX_PREFETCH:
             raise ValueError(f"prefetch must be between 1 and {MAX_PREFETCH}, not {prefetch}")
-        consumption = AmqpConsumption(
+        consumption = QueueConsumer(
             self._consuming, self._publisher, self._topology, queue, prefetch=prefetch, handler=handler
         )
         await consumption.start()
         self._open.append(consumption)
         return consumption
 
-    async def follow(self, stream: Queue, handler: Callable[[bytes], None]) -> AmqpFollowing:
+    async def follow(self, stream: Queue, handler: Callable[[bytes], None]) -> StreamConsumer:
         """See :meth:`parallax.bus.port.Bus.follow`.
 
         Raises:
             UnavailableError: The broker cannot be reached now; once begun, a following outlives that.
         """
-        following = AmqpFollowing(self._consuming, self._publisher, self._topology, stream, handler)
+        following = StreamConsumer(self._consuming, self._publisher, self._topology, stream, handler)
         await following.start()
         self._open.append(following)
         return following
 
     async def depth(self, queue: Queue) -> int:
-        """See :meth:`parallax.bus.port.Bus.depth`. A queue that does not exist is made, and empty."""
+        """See :meth:`parallax.bus.port.Bus.depth`. It creates nothing: a queue that does not exist is empty."""
         name = self._topology.name(queue)
-        connection = await self._consuming.connection()
-        with loss_is_unavailable(f"asking for the depth of {name}"):
-            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                await self._topology.declare(connection, (queue,))
-                channel = await connection.channel(publisher_confirms=False)
-                answer = await channel.queue_declare(name, passive=True)
-        await close_channel(channel)
+        channel = await self._consuming.channel(confirms=False)
+        try:
+            with loss_is_unavailable(f"asking for the depth of {name}"):
+                async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+                    answer = await channel.queue_declare(name, passive=True)
+        except UnavailableError as error:
+            if isinstance(error.__cause__, ChannelNotFoundEntity):
+                return 0
+            raise
+        finally:
+            await close_channel(channel)
         return answer.message_count or 0
 
-    async def visit_dead_letters(self, decide: Callable[[DeadLetter], Verdict]) -> None:
-        """Show every dead letter to ``decide`` and do as it says; see ``parallax.bus.deadletters``."""
-        await letterbox.visit(self._consuming, self._publisher, self._topology, decide)
+    async def visit_dead_letters(self, decide: Callable[[DeadLetter], Verdict]) -> bool:
+        """Show every dead letter to ``decide`` and do as it says; returns whether all were shown."""
+        return await letterbox.visit(self._consuming, self._publisher, self._topology, decide)
 
     async def declare(self) -> None:
-        """Make whatever queue or exchange of the installation is missing."""
+        """Create whatever queue or exchange of the installation is missing."""
         connection = await self._consuming.connection()
         with loss_is_unavailable("declaring the queues"):
             await self._topology.declare(connection)
@@ -132,10 +154,9 @@ class AmqpBus:
     async def close(self) -> None:
         """See :meth:`parallax.bus.port.Bus.close`."""
         opened, self._open = self._open, []
-        for each in opened:
-            await each.close()
-        await self._consuming.close()
-        await self._publishing.close()
+        await asyncio.gather(*(each.close() for each in opened))
+        await asyncio.gather(self._consuming.close(), self._publishing.close())
+        await self._publisher.close()
 
 
 async def connect(
@@ -160,13 +181,15 @@ async def connect(
     async def prepare(connection: AbstractConnection) -> None:
         await topology.declare(connection)
 
-    publishing = Link(parsed, name=f"{name} publish", prepare=prepare)
-    consuming = Link(parsed, name=f"{name} consume", prepare=prepare)
+    publishing = ReconnectingConnection(
+        parsed, name=f"{name} publish", prepare=prepare, probe=lambda connection: probe(connection, topology)
+    )
+    consuming = ReconnectingConnection(parsed, name=f"{name} consume", prepare=prepare)
     publisher = Publisher(publishing, topology, timeout_s=publish_timeout_s)
     bus = AmqpBus(publishing=publishing, consuming=consuming, publisher=publisher, topology=topology)
     try:
-        await publishing.connection()
-        await consuming.connection()
+        await publishing.start()
+        await consuming.start()
     except BaseException:
         await bus.close()
         raise

@@ -4,11 +4,12 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from aiormq.abc import AbstractConnection
+from aiormq.abc import AbstractChannel, AbstractConnection
 from aiormq.exceptions import ChannelPreconditionFailed
 from pamqp.common import FieldValue
 
-from parallax.contracts.routing import Queue, QueueKind, topology
+from parallax.bus.amqp.connection import close_channel
+from parallax.contracts.routing import RETIRED_BINDINGS, Queue, QueueKind, topology
 from parallax.errors import UnroutableError
 
 log = logging.getLogger(__name__)
@@ -45,21 +46,34 @@ class Topology:
         return f"{self.namespace}.{queue.name}"
 
     async def declare(self, connection: AbstractConnection, queues: Sequence[Queue] | None = None) -> None:
-        """Make whatever is missing of the given queues, or of all; what is there stays as it is."""
+        """Create whatever is missing of the given queues, or of all, and remove the bindings they no longer have.
+
+        What is there stays as it is.
+        """
+        wanted = self.queues if queues is None else queues
         channel = await connection.channel(publisher_confirms=False)
-        await channel.exchange_declare(self.exchange, exchange_type="topic", durable=True)
-        await channel.exchange_declare(self.dead_exchange, exchange_type="topic", durable=True)
-        for queue in self.queues if queues is None else queues:
-            name = self.name(queue)
-            try:
-                await channel.queue_declare(name, durable=True, arguments=dict(arguments_of(queue)))
-            except ChannelPreconditionFailed as error:
-                # Made by another version or by hand: it works as it is, and failing here would stop every service.
-                log.warning("queue %s exists with other properties than declared: %s", name, error)
-                channel = await connection.channel(publisher_confirms=False)
-            for key in queue.keys:
-                await channel.queue_bind(name, self.dead_exchange if queue.dead else self.exchange, routing_key=key)
-        await channel.close()
+        try:
+            await channel.exchange_declare(self.exchange, exchange_type="topic", durable=True)
+            await channel.exchange_declare(self.dead_exchange, exchange_type="topic", durable=True)
+            for queue in wanted:
+                channel = await self._declare_queue(channel, queue)
+        finally:
+            await close_channel(channel)
+
+    async def _declare_queue(self, channel: AbstractChannel, queue: Queue) -> AbstractChannel:
+        """Declare and bind a queue; returns the channel to go on with."""
+        name, exchange = self.name(queue), self.dead_exchange if queue.dead else self.exchange
+        try:
+            await channel.queue_declare(name, durable=True, arguments=dict(arguments_of(queue)))
+        except ChannelPreconditionFailed as error:
+            # Created by another version or by hand: it works as it is, and failing here would stop every service.
+            log.warning("queue %s exists with other properties than declared: %s", name, error)
+            channel = await channel.connection.channel(publisher_confirms=False)
+        for key in queue.keys:
+            await channel.queue_bind(name, exchange, routing_key=key)
+        for key in RETIRED_BINDINGS.get(queue.name, ()):
+            await channel.queue_unbind(name, exchange, routing_key=key)
+        return channel
 
 
 def arguments_of(queue: Queue) -> Mapping[str, FieldValue]:

@@ -117,7 +117,10 @@ class MemoryBroker:
         """
         key, lives_s = routing_key(message), expires_s(message)
         at = None if lives_s is None else self._clock.monotonic() + lives_s
-        self._route(Stored(encode(message), key, expires_at=at), dead=False)
+        try:
+            self._route(Stored(encode(message), key, expires_at=at), dead=False)
+        except UnroutableError as error:
+            raise UnroutableError(str(error), (message,)) from None
 
     def store_raw(self, queue: Queue, stored: Stored) -> None:
         """Put a message straight into a queue or a stream."""

@@ -9,7 +9,7 @@ from parallax.bus.memory.consumers import MemoryConsumption, MemoryFollowing, Re
 from parallax.bus.port import Delivery
 from parallax.contracts.messages import FenceMarker, Message, encode
 from parallax.contracts.routing import Queue
-from parallax.errors import UnavailableError
+from parallax.errors import UnavailableError, UnroutableError
 
 
 class MemoryBus:
@@ -20,12 +20,23 @@ class MemoryBus:
         self._open: list[MemoryConsumption | MemoryFollowing] = []
         self._closed = False
 
+    @property
+    def publishable(self) -> bool:
+        """See :attr:`parallax.bus.port.Bus.publishable`."""
+        return not self._closed
+
     async def publish(self, *messages: Message) -> None:
         """See :meth:`parallax.bus.port.Bus.publish`."""
         self._check()
+        unroutable: list[UnroutableError] = []
         for message in messages:
-            self._broker.store(message)
+            try:
+                self._broker.store(message)
+            except UnroutableError as error:
+                unroutable.append(error)
         await asyncio.sleep(0)  # a publisher in a loop must not starve its consumers
+        if unroutable:
+            raise UnroutableError(str(unroutable[0]), [message for each in unroutable for message in each.messages])
 
     async def publish_raw(
         self,

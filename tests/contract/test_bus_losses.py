@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from aiormq.exceptions import AMQPConnectionError, ChannelInvalidStateError, ChannelNotFoundEntity
 
-from parallax.bus.amqp.link import loss_is_unavailable
+from parallax.bus.amqp.connection import loss_is_unavailable
 from parallax.errors import StaleDeliveryError, UnavailableError
 
 
@@ -16,8 +16,8 @@ from parallax.errors import StaleDeliveryError, UnavailableError
         ChannelInvalidStateError("closed"),
         ChannelNotFoundEntity("no queue"),
         ConnectionResetError("reset"),
-        RuntimeError("<Channel> closed"),
         TimeoutError(),
+        StopAsyncIteration(),
         asyncio.CancelledError(),
         Exception(),
     ],
@@ -28,7 +28,9 @@ async def test_every_loss_is_unavailable(error: BaseException) -> None:
         raise error
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), StaleDeliveryError("stale"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [ValueError("a bug"), RuntimeError("a bug"), StaleDeliveryError("stale"), KeyboardInterrupt()], ids=repr
+)
 async def test_nothing_else_is(error: BaseException) -> None:
     with pytest.raises(type(error)), loss_is_unavailable("publishing"):
         raise error

@@ -6,7 +6,7 @@ tables (``delivery_tag``, ``confirmations``, ``message_id_delivery_tag``), so th
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -20,6 +20,8 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
+from parallax.contracts.messages import Message
+
 PERSISTENT: Final = 2
 
 _ID_PREFIX: Final = uuid4().hex
@@ -27,7 +29,7 @@ _IDS: Final = count()
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class OutgoingMessage:
     """A message on its way to the broker."""
 
     exchange: str
@@ -40,12 +42,14 @@ class Outgoing:
     expiration_ms: str | None = None
     message_id: str | None = None
     """Set only to keep a dead letter's id; otherwise a fresh one, because a repeated id confuses returned messages."""
+    message: Message | None = None
+    """The message of the contract that this carries, if it is one."""
 
 
-class Window:
-    """Messages that are sent together."""
+class ConfirmBatch:
+    """Messages that are written and confirmed together: ``write`` once, then await ``answers``."""
 
-    def __init__(self, channel: Channel, messages: Sequence[Outgoing]) -> None:
+    def __init__(self, channel: Channel, messages: Sequence[OutgoingMessage]) -> None:
         self._channel = channel
         self._messages = messages
         self._undelivered = dict(enumerate(messages))
@@ -55,26 +59,42 @@ class Window:
         """Fails with the channel, as everything that the channel made."""
 
     @property
-    def undelivered(self) -> list[Outgoing]:
+    def undelivered(self) -> list[OutgoingMessage]:
         """Those that no queue is known to have: returned, or not confirmed."""
         return list(self._undelivered.values())
 
-    async def send(self) -> None:
-        """Write the messages and wait until the broker has answered for each.
+    async def write(self, check: Callable[[], None]) -> None:
+        """Write the messages. When this raises, nothing of them was written and nothing will be.
+
+        ``check`` is called at the last moment before, and raises if they must not be written any more.
 
         Raises:
-            AMQPError: The channel was lost, or the broker could not store a message.
+            AMQPError: The channel was lost.
         """
         try:
             async with self._channel.lock:
-                await self._write()
-            await self._answered
-        finally:
+                check()
+                await self._put()
+        except BaseException:
             self._answered.cancel()  # the channel keeps what is not done for as long as it lives
+            raise
+
+    async def answers(self) -> None:
+        """Wait until the broker has answered for each message. The wait can be repeated after a cancellation.
+
+        Raises:
+            DeliveryError: The broker could not store one of them.
+            AMQPError: The channel was lost before it answered for all.
+        """
+        await asyncio.shield(self._answered)
         if self._refusal is not None:
             raise self._refusal
 
-    async def _write(self) -> None:
+    def forget(self) -> None:
+        """Wait no more: the channel keeps what is not done for as long as it lives."""
+        self._answered.cancel()
+
+    async def _put(self) -> None:
         channel, before = self._channel, self._channel.delivery_tag
         ids = [message.message_id or f"{_ID_PREFIX}-{next(_IDS):x}" for message in self._messages]
         frames: list[Any] = []
@@ -109,7 +129,7 @@ class Window:
             self._answered.set_result(None)
 
 
-def _frames(message: Outgoing, message_id: str, longest: int) -> list[Any]:
+def _frames(message: OutgoingMessage, message_id: str, longest: int) -> list[Any]:
     properties = Basic.Properties(
         content_type="application/json",
         delivery_mode=PERSISTENT,
