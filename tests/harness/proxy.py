@@ -142,8 +142,6 @@ class Proxy:
             writer.transport.abort()
             return
         line.writers.add(up_writer)
-        if line.refusing:  # a refusal that began while the server was dialled
-            line.cut()
         for source, sink, direction in (
             (reader, up_writer, Direction.TO_SERVER),
             (up_reader, writer, Direction.TO_CLIENT),

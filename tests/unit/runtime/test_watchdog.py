@@ -8,8 +8,8 @@ import time
 import pytest
 
 from parallax.health import Health
-from parallax.process import EXIT_INTERNAL, Process
-from parallax.watchdog import Unready
+from parallax.process import Process
+from parallax.watchdog import EXIT_INTERNAL, Unready
 
 ROUND_S = 7.0
 
@@ -41,8 +41,6 @@ def test_a_process_that_was_stopped_for_an_hour_has_missed_one_round() -> None:
     unready.judge(ready=True, at_s=3_602.0)
     unready.judge(ready=False, at_s=3_608.0)
     assert not unready.too_long
-
-
 
 
 async def test_a_stop_is_noticed_while_a_probe_is_silent() -> None:
