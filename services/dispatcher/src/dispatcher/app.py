@@ -17,7 +17,7 @@ from parallax.bus.port import Bus
 from parallax.catalog import Catalog
 from parallax.clock import Clock
 from parallax.db.migrations import migrate
-from parallax.health import Health
+from parallax.health import Health, Probe
 
 
 @asynccontextmanager
@@ -50,7 +50,9 @@ async def running(
         async def consumes() -> bool:
             return all(serving.live for serving in servings)
 
-        yield Health(probes={"consumers": consumes, "database": store.answers, "timer": reaper.working})
+        probes: dict[str, Probe] = {"consumers": consumes, "database": store.answers, "timer": reaper.working}
+        # A timer that does not come round is refused by a server that answers, or else another probe fails too.
+        yield Health(probes, advisory=frozenset({"timer"}))
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """The writer of results, put together: everything that changes the ledger and the projection runs here."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Final
 
@@ -15,7 +15,7 @@ from parallax.contracts.messages import CloseBatch, ExecutorHeartbeat, InspectBa
 from parallax.contracts.routing import BATCHES, EVENTS, HEARTBEATS
 from parallax.db.engine import ping
 from parallax.db.migrations import migrate
-from parallax.health import Health
+from parallax.health import Health, Probe, Refusals
 from results import closings, heartbeats, projection
 from results.projection import JobEvent
 from results.recorder import Recorder
@@ -52,27 +52,45 @@ async def running(*, bus: Bus, engine: AsyncEngine, clock: Clock, settings: Sett
     async def heartbeat(delivery: Delivery) -> None:
         await heartbeats.beat(engine, ExecutorHeartbeat.model_validate_json(delivery.body), clock.now())
 
-    async def database() -> bool:
-        await ping(engine)
-        return True
-
     await migrate(engine, package="results", schema=SCHEMA)
     recorder = Recorder(bus=bus, engine=engine, clock=clock)
-    consumers: dict[str, Recorder | Serving] = {"facts": recorder}
+    consumers: dict[str, Serving] = {}
+    refusals: dict[str, Refusals] = {}
     try:
         await recorder.start()
         # One by one: events of a job are then usually told in their order, and heartbeats are few.
-        consumers["events"] = await serve(bus, EVENTS, prefetch=1, handler=event, clock=clock)
-        consumers["batches"] = await serve(bus, BATCHES, prefetch=PREFETCH, handler=request, clock=clock)
-        consumers["heartbeats"] = await serve(bus, HEARTBEATS, prefetch=1, handler=heartbeat, clock=clock)
-        yield Health({"database": database} | {name: _live(each) for name, each in consumers.items()})
+        for name, queue, prefetch, handler in (
+            ("events", EVENTS, 1, event),
+            ("batches", BATCHES, PREFETCH, request),
+            ("heartbeats", HEARTBEATS, 1, heartbeat),
+        ):
+            watched = refusals[name] = Refusals(clock)
+            consumers[name] = await serve(bus, queue, prefetch=prefetch, handler=watched.watch(handler), clock=clock)
+        yield _health(engine, recorder, consumers, refusals)
     finally:
         async with asyncio.TaskGroup() as closing:
+            closing.create_task(recorder.close(settings.grace_s))
             for consumer in consumers.values():
                 closing.create_task(consumer.close(settings.grace_s))
 
 
-def _live(consumer: Recorder | Serving) -> Callable[[], Awaitable[bool]]:
+def _health(
+    engine: AsyncEngine, recorder: Recorder, consumers: Mapping[str, Serving], refusals: Mapping[str, Refusals]
+) -> Health:
+    async def database() -> bool:
+        await ping(engine)
+        return True
+
+    async def handlers() -> bool:
+        return all([await each.none() for each in refusals.values()])
+
+    probes: dict[str, Probe] = {"database": database, "facts": recorder.attached}
+    probes |= {name: _live(consumer) for name, consumer in consumers.items()}
+    probes |= {"ledger": recorder.progressing, "handlers": handlers}
+    return Health(probes, advisory=frozenset({"ledger", "handlers"}))
+
+
+def _live(consumer: Serving) -> Probe:
     async def probe() -> bool:
         return consumer.live
 
