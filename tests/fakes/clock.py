@@ -1,4 +1,4 @@
-"""A clock whose pauses take no time."""
+"""Clocks whose pauses take no time, or hardly any."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -28,3 +28,23 @@ class LeapingClock:
         self.pauses.append(seconds)
         self.leap(seconds)
         await asyncio.sleep(0)
+
+
+class FastClock:
+    """Sleeping takes a moment, but the clock moves by the whole pause; ``now`` is the machine's."""
+
+    def __init__(self) -> None:
+        self.elapsed_s = 0.0
+
+    def now(self) -> datetime:
+        """The moment."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Seconds slept so far."""
+        return self.elapsed_s
+
+    async def sleep(self, seconds: float) -> None:
+        """Move the clock."""
+        self.elapsed_s += seconds
+        await asyncio.sleep(0.001)

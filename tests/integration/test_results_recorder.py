@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -20,6 +19,8 @@ from parallax.contracts.plan import BatchPlan
 from parallax.contracts.routing import DEAD_LETTERS, FACTS, PROGRESS
 from parallax.errors import UnavailableError
 from results.recorder import HOLD_LIMIT_S, Recorder
+from results.substitutes import REFUSED
+from tests.fakes.clock import FastClock
 from tests.fakes.facts import REGIONS, every, observed, plan
 from tests.harness.results import Inbox, eventually, results_engine, row, rows
 
@@ -185,7 +186,30 @@ async def test_malformed_facts_are_dead_lettered_and_spare_their_neighbours(
         assert reason in reasons[body]
     assert full == {signal(batch, completed=3).model_dump_json() for batch in batches}
     assert broker.depth(FACTS) == 0
-    assert {each["job_id"] for each in await rows(engine, "SELECT job_id FROM results.batches")} == {"job-1"}
+    # Two of the refused facts name one execution of theirs, and say what no database stores of how it ended.
+    strangers = await rows(engine, "SELECT status, observed FROM results.executions WHERE job_id <> 'job-1'")
+    assert strangers == [{"status": "failed", "observed": False}]
+
+
+@pytest.mark.parametrize(
+    "damage", [{"output": {"text": "a\0b"}}, {"usage": {"prompt_tokens": 10**30, "completion_tokens": 1}}]
+)
+async def test_a_refused_fact_does_not_keep_its_batch_waiting(
+    broker: MemoryBroker, engine: AsyncEngine, damage: dict[str, Any]
+) -> None:
+    batch = plan(models=1)
+    whole, *others = every(batch)
+    signals, dead = await Inbox.of(broker, PROGRESS), await Inbox.of(broker, DEAD_LETTERS)
+    async with recording(broker, engine):
+        await MemoryBus(broker).publish(*others)
+        await MemoryBus(broker).publish_raw(FACTS, json.dumps(json.loads(encode(whole)) | damage).encode())
+        assert await signals.next() == signal(batch, completed=2, failed=1)
+        await dead.next_delivery()
+        found = await row(engine, "SELECT observed, error FROM results.executions WHERE status = 'failed'")
+        assert (found["observed"], found["error"]["code"]) == (False, REFUSED)
+        assert "refused" in found["error"]["message"]
+        await MemoryBus(broker).publish(whole)  # repaired by hand
+        assert await signals.next() == signal(batch, completed=3)
 
 
 # --- servers that are away
@@ -212,23 +236,6 @@ def away(engine: AsyncEngine) -> Iterator[Outage]:
         yield outage
     finally:
         event.remove(engine.sync_engine, "do_connect", refuse)
-
-
-class FastClock:
-    """Sleeping takes no time, but the clock moves."""
-
-    def __init__(self) -> None:
-        self.elapsed_s = 0.0
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        return self.elapsed_s
-
-    async def sleep(self, seconds: float) -> None:
-        self.elapsed_s += seconds
-        await asyncio.sleep(0.001)
 
 
 async def test_facts_are_held_while_the_database_is_away(broker: MemoryBroker, engine: AsyncEngine) -> None:

@@ -50,8 +50,8 @@ MUTANTS: Final = (
                 "        await _unless_stale(held[-1].delivery.ack(multiple=True))\n",
             ),
             (
-                "        await _unless_stale(held[-1].delivery.ack(multiple=True))\n\n    async def _reject",
-                "\n    async def _reject",
+                "        await _unless_stale(held[-1].delivery.ack(multiple=True))\n        self._moved",
+                "        self._moved",
             ),
         ),
         ("tests/integration/test_results_recorder.py",),

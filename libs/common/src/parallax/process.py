@@ -10,11 +10,11 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import uvicorn
 from fastapi import APIRouter, FastAPI, Response
@@ -25,14 +25,23 @@ from parallax.errors import InvalidInputError, UnavailableError
 from parallax.health import Health
 from parallax.serving import serving
 from parallax.telemetry import configure_logging, get_logger
+from parallax.watchdog import EXIT_INTERNAL, LastResort, Unready
 
-EXIT_INTERNAL: Final = 1
 EXIT_INVALID: Final = 2
 EXIT_UNREACHABLE: Final = 4
 
 PROBE_INTERVAL_S: Final = 1.0
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 5.0
+CLOSE_LIMIT_S: Final = 5.0
+"""For closing one connection to a server; one that is away would be waited for in vain."""
+GIVE_UP_WITHIN_S: Final = 6.0
+"""From giving up to the end: what could still be handed over needs the server that has been away for minutes."""
+ENDS_WITHIN_S: Final = 60.0
+"""From a signal to the end, unless the service says otherwise."""
+CLOSING_S: Final = 20.0
+"""What a service may take to end besides its grace: the HTTP side 5 s, broker and database ``CLOSE_LIMIT_S`` each,
+what is left behind ``CLOSE_LIMIT_S``."""
 
 T = TypeVar("T")
 
@@ -153,19 +162,29 @@ def http_address(text: str) -> HttpAddress:
 
 
 class Process:
-    """The running process: when to stop, and for how long work may be impossible."""
+    """The running process: when to stop, and for how long work may be impossible.
 
-    def __init__(self, name: str, lost_after_s: float) -> None:
+    ``ends_within_s`` bounds the time from a signal to the end. Whatever hangs then, in whichever library, is cut off.
+    """
+
+    def __init__(self, name: str, lost_after_s: float, *, ends_within_s: float = ENDS_WITHIN_S) -> None:
         self.stopping = asyncio.Event()
         self._starting: asyncio.Task[object] | None = asyncio.current_task()
         self._lost_after_s = lost_after_s
+        self._ends_within_s = ends_within_s
+        self._last_resort = LastResort(name)
         self._log = get_logger(name)
 
     def stop(self) -> None:
         """Stop: in an orderly way once the service runs, at once while it still starts."""
         self.stopping.set()
+        self._last_resort.within(self._ends_within_s)
         if self._starting is not None:
             self._starting.cancel()
+
+    def ended(self) -> None:
+        """Everything is closed: nothing has to be cut off."""
+        self._last_resort.cancel()
 
     async def reach(self, what: str, connect: Callable[[], Awaitable[T]]) -> T:
         """Connect, waiting for a server that is not there yet.
@@ -192,25 +211,45 @@ class Process:
     async def watch(self, health: Health) -> int:
         """Wait until the process is told to stop or has been unable to work for too long; returns the exit code."""
         loop = asyncio.get_running_loop()
-        last_ready = loop.time()
         self._starting = None
         settle()
         self._log.info("started")
-        while not self.stopping.is_set():
-            answers = await health.check()
-            if all(answers.values()):
-                last_ready = loop.time()
-            elif loop.time() - last_ready > self._lost_after_s:
-                failing = [name for name, answer in answers.items() if not answer]
-                self._log.error("giving up", not_ready_for_s=self._lost_after_s, failing=failing)
-                return EXIT_INTERNAL
-            try:
-                async with asyncio.timeout(PROBE_INTERVAL_S):
-                    await self.stopping.wait()
-            except TimeoutError:
-                continue
+        stopping = asyncio.create_task(self.stopping.wait(), name="wait for the signal to stop")
+        unready = Unready(self._lost_after_s, longest_round_s=health.limit_s + 2 * PROBE_INTERVAL_S, at_s=loop.time())
+        try:
+            while not self.stopping.is_set():
+                failing = await self._round(health, stopping, unready)
+                if unready.too_long:
+                    self._log.error("giving up", not_ready_for_s=self._lost_after_s, failing=failing)
+                    self._last_resort.within(min(GIVE_UP_WITHIN_S, self._ends_within_s))
+                    return EXIT_INTERNAL
+        finally:
+            stopping.cancel()
         self._log.info("stopping")
         return 0
+
+    async def _round(self, health: Health, stopping: asyncio.Task[Any], unready: "Unready") -> list[str]:
+        """Ask every probe and pause, unless the process is told to stop meanwhile."""
+        check = asyncio.create_task(health.check(), name="check of health")
+        await asyncio.wait((check, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not check.done():
+            check.cancel()
+            return []
+        failing = health.lost(check.result())
+        unready.judge(ready=not failing, at_s=asyncio.get_running_loop().time())
+        if not unready.too_long:
+            await asyncio.wait((stopping,), timeout=PROBE_INTERVAL_S)
+        return failing
+
+    async def close(self, what: str, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Close something, and leave it behind when that takes longer than ``CLOSE_LIMIT_S``."""
+        closing = asyncio.create_task(close(), name=f"close {what}")
+        await asyncio.wait((closing,), timeout=CLOSE_LIMIT_S)
+        if not closing.done():
+            self._log.warning("not closed in time", what=what, limit_s=CLOSE_LIMIT_S)
+            return  # cancelled, it could go on to wait for the same server
+        if closing.exception() is not None:
+            self._log.warning("not closed in good order", what=what, error=repr(closing.exception()))
 
 
 def settle() -> None:
@@ -224,8 +263,16 @@ def settle() -> None:
 
 def run(name: str, main: Callable[[Mapping[str, str]], Awaitable[int]]) -> int:
     """Run a service until it ends and return its exit code; every expected failure is one line on stderr."""
+    last_resort = LastResort(name)
     try:
-        return asyncio.run(_async(main(os.environ)))
+        return asyncio.run(_main(name, main, last_resort))
+    finally:
+        last_resort.cancel()
+
+
+async def _main(name: str, main: Callable[[Mapping[str, str]], Awaitable[int]], last_resort: LastResort) -> int:
+    try:
+        return await main(os.environ)
     except asyncio.CancelledError:
         return 0
     except InvalidInputError as error:
@@ -234,23 +281,23 @@ def run(name: str, main: Callable[[Mapping[str, str]], Awaitable[int]]) -> int:
     except UnavailableError as error:
         sys.stderr.write(f"{name}: {error}\n")
         return EXIT_UNREACHABLE
-
-
-async def _async(awaitable: Awaitable[int]) -> int:
-    return await awaitable
+    finally:
+        # What was left behind may not end when it is cancelled, and ``asyncio.run`` waits for all of it.
+        last_resort.within(CLOSE_LIMIT_S)
 
 
 @contextmanager
-def started(name: str, settings: ProcessSettings) -> Iterator[Process]:
+def started(name: str, settings: ProcessSettings, *, ends_within_s: float = ENDS_WITHIN_S) -> Iterator[Process]:
     """Set up logging, and turn SIGTERM and SIGINT into ``stopping``; needs a running event loop."""
     configure_logging("json" if settings.log_format == "json" else "human")
-    process = Process(name, settings.lost_after_s)
+    process = Process(name, settings.lost_after_s, ends_within_s=ends_within_s)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, process.stop)
     try:
         yield process
     finally:
+        process.ended()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from parallax.db.engine import create_engine
+from parallax.db.engine import UNLIMITED, create_engine
 from parallax.db.migrations import Phase, Revision, migrate, pending
 
 SCHEMAS: Final = ("dispatcher", "results")
@@ -11,7 +11,7 @@ SCHEMAS: Final = ("dispatcher", "results")
 
 async def migrate_all(database_url: str, phase: Phase | None = None) -> tuple[Revision, ...]:
     """Run what is due in every schema, see :func:`parallax.db.migrations.migrate`; returns what was run."""
-    engine = create_engine(database_url, application_name="parallax migrate", pool_size=1)
+    engine = create_engine(database_url, application_name="parallax migrate", pool_size=1, limits=UNLIMITED)
     try:
         return tuple([r for name in SCHEMAS for r in await migrate(engine, package=name, schema=name, phase=phase)])
     finally:
@@ -20,7 +20,7 @@ async def migrate_all(database_url: str, phase: Phase | None = None) -> tuple[Re
 
 async def pending_in_all(database_url: str) -> tuple[Revision, ...]:
     """What no schema has yet."""
-    engine = create_engine(database_url, application_name="parallax migrate", pool_size=1)
+    engine = create_engine(database_url, application_name="parallax migrate", pool_size=1, limits=UNLIMITED)
     try:
         return tuple([r for name in SCHEMAS for r in await pending(engine, package=name, schema=name)])
     finally:

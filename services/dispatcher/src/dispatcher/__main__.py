@@ -11,7 +11,7 @@ from parallax.catalog import load_catalog
 from parallax.clock import SystemClock
 from parallax.db.engine import create_engine
 from parallax.db.migrations import check
-from parallax.process import ProcessSettings, http_server, probe_app, run, started
+from parallax.process import CLOSING_S, ProcessSettings, http_server, probe_app, run, started
 
 
 async def main(environment: Mapping[str, str]) -> int:
@@ -20,18 +20,18 @@ async def main(environment: Mapping[str, str]) -> int:
     settings = from_environment(environment)
     catalog = load_catalog(shared.catalog)
     async with AsyncExitStack() as stack:
-        process = stack.enter_context(started("dispatcher", shared))
+        process = stack.enter_context(started("dispatcher", shared, ends_within_s=settings.grace_s + CLOSING_S))
         bus = await process.reach(
             "broker",
             lambda: connect(
                 shared.amqp_url, namespace=shared.namespace, regions=catalog.regions, name="parallax dispatcher"
             ),
         )
-        stack.push_async_callback(bus.close)
+        stack.push_async_callback(process.close, "broker", bus.close)
         engine = create_engine(
             shared.database, application_name="parallax dispatcher", pool_size=2 * settings.prefetch + 4
         )
-        stack.push_async_callback(engine.dispose)
+        stack.push_async_callback(process.close, "database", engine.dispose)
         await process.reach("database", lambda: check(engine, package="dispatcher", schema="dispatcher"))
         health = await stack.enter_async_context(
             running(bus=bus, engine=engine, catalog=catalog, clock=SystemClock(), settings=settings)

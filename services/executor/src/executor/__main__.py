@@ -3,15 +3,20 @@
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from typing import Final
 
 from executor.app import running
 from executor.endpoints.factory import create_endpoint
+from executor.runner import ABORT_S, DRAIN_S
 from executor.settings import from_environment
 from parallax.bus.amqp import connect
 from parallax.catalog import load_catalog
 from parallax.clock import SystemClock
 from parallax.errors import InvalidInputError
-from parallax.process import ProcessSettings, http_server, probe_app, run, started
+from parallax.process import CLOSING_S, ProcessSettings, http_server, probe_app, run, started
+
+FAREWELL_S: Final = 10.0
+"""For the last heartbeat, which a broker that blocks publishers keeps waiting."""
 
 
 async def main(environment: Mapping[str, str]) -> int:
@@ -25,15 +30,16 @@ async def main(environment: Mapping[str, str]) -> int:
         raise InvalidInputError(f"PARALLAX_REGION: {settings.region!r} is not in the catalog; known regions: {known}")
     endpoint = create_endpoint(environment.get("PARALLAX_ENDPOINT") or region.endpoint, environment)
     async with AsyncExitStack() as stack:
-        process = stack.enter_context(started("executor", shared))
+        leaving_s = settings.grace_s + ABORT_S + DRAIN_S + FAREWELL_S
+        process = stack.enter_context(started("executor", shared, ends_within_s=leaving_s + CLOSING_S))
         bus = await process.reach(
             "broker",
             lambda: connect(
                 shared.amqp_url, namespace=shared.namespace, regions=catalog.regions, name="parallax executor"
             ),
         )
-        stack.push_async_callback(bus.close)
-        stack.push_async_callback(endpoint.close)
+        stack.push_async_callback(process.close, "broker", bus.close)
+        stack.push_async_callback(process.close, "endpoint", endpoint.close)
         health = await stack.enter_async_context(
             running(bus=bus, catalog=catalog, endpoint=endpoint, clock=SystemClock(), settings=settings)
         )

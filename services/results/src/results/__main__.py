@@ -10,7 +10,7 @@ from parallax.catalog import load_catalog
 from parallax.clock import SystemClock
 from parallax.db.engine import create_engine
 from parallax.db.migrations import check
-from parallax.process import HttpAddress, ProcessSettings, http_server, run, started
+from parallax.process import CLOSING_S, HttpAddress, ProcessSettings, http_server, run, started
 from results.api.app import create_api, require_a_key
 from results.api.settings import from_environment as api_from_environment
 from results.app import running
@@ -28,16 +28,16 @@ async def main(environment: Mapping[str, str]) -> int:
     api_settings = api_from_environment(environment)
     catalog = load_catalog(shared.catalog)
     async with AsyncExitStack() as stack:
-        process = stack.enter_context(started("results", shared))
+        process = stack.enter_context(started("results", shared, ends_within_s=settings.grace_s + CLOSING_S))
         bus = await process.reach(
             "broker",
             lambda: connect(
                 shared.amqp_url, namespace=shared.namespace, regions=catalog.regions, name="parallax results"
             ),
         )
-        stack.push_async_callback(bus.close)
+        stack.push_async_callback(process.close, "broker", bus.close)
         engine = create_engine(shared.database, application_name="parallax results", pool_size=POOL_SIZE)
-        stack.push_async_callback(engine.dispose)
+        stack.push_async_callback(process.close, "database", engine.dispose)
         await process.reach("database", lambda: check(engine, package="results", schema=SCHEMA))
         clock = SystemClock()
         health = await stack.enter_async_context(running(bus=bus, engine=engine, clock=clock, settings=settings))

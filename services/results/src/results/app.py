@@ -1,7 +1,7 @@
 """The writer of results, put together: everything that changes the ledger and the projection runs here."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -15,7 +15,7 @@ from parallax.contracts.model import read
 from parallax.contracts.routing import BATCHES, EVENTS, HEARTBEATS
 from parallax.db.engine import ping
 from parallax.errors import PoisonError
-from parallax.health import Health
+from parallax.health import Health, Probe, Refusals
 from results import closings, heartbeats, projection
 from results.projection import JobEvent
 from results.recorder import Recorder
@@ -51,29 +51,51 @@ async def running(*, bus: Bus, engine: AsyncEngine, clock: Clock, settings: Sett
     async def heartbeat(delivery: Delivery) -> None:
         await heartbeats.beat(engine, read(ExecutorHeartbeat, delivery.body), clock.now())
 
-    async def database() -> bool:
-        await ping(engine)
-        return True
-
-    async def broker() -> bool:
-        return bus.publishable
-
     recorder = Recorder(bus=bus, engine=engine, clock=clock)
-    consumers: dict[str, Recorder | Serving] = {"facts": recorder}
+    consumers: dict[str, Serving] = {}
+    refusals: dict[str, Refusals] = {}
     try:
         await recorder.start()
         # One by one: events of a job are then usually told in their order, and heartbeats are few.
-        consumers["events"] = await serve(bus, EVENTS, prefetch=1, handler=event, clock=clock)
-        consumers["batches"] = await serve(bus, BATCHES, prefetch=PREFETCH, handler=request, clock=clock)
-        consumers["heartbeats"] = await serve(bus, HEARTBEATS, prefetch=1, handler=heartbeat, clock=clock)
-        yield Health({"broker": broker, "database": database} | {name: _live(each) for name, each in consumers.items()})
+        for name, queue, prefetch, handler in (
+            ("events", EVENTS, 1, event),
+            ("batches", BATCHES, PREFETCH, request),
+            ("heartbeats", HEARTBEATS, 1, heartbeat),
+        ):
+            watched = refusals[name] = Refusals(clock)
+            consumers[name] = await serve(bus, queue, prefetch=prefetch, handler=watched.watch(handler), clock=clock)
+        yield _health(bus, engine, recorder, consumers, refusals)
     finally:
         async with asyncio.TaskGroup() as closing:
+            closing.create_task(recorder.close(settings.grace_s))
             for consumer in consumers.values():
                 closing.create_task(consumer.close(settings.grace_s))
 
 
-def _live(consumer: Recorder | Serving) -> Callable[[], Awaitable[bool]]:
+def _health(
+    bus: Bus,
+    engine: AsyncEngine,
+    recorder: Recorder,
+    consumers: Mapping[str, Serving],
+    refusals: Mapping[str, Refusals],
+) -> Health:
+    async def broker() -> bool:
+        return bus.publishable
+
+    async def database() -> bool:
+        await ping(engine)
+        return True
+
+    async def handlers() -> bool:
+        return all([await each.none() for each in refusals.values()])
+
+    probes: dict[str, Probe] = {"broker": broker, "database": database, "facts": recorder.attached}
+    probes |= {name: _live(consumer) for name, consumer in consumers.items()}
+    probes |= {"ledger": recorder.progressing, "handlers": handlers}
+    return Health(probes, advisory=frozenset({"broker", "ledger", "handlers"}))
+
+
+def _live(consumer: Serving) -> Probe:
     async def probe() -> bool:
         return consumer.live
 

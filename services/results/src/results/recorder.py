@@ -15,12 +15,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from parallax.bus.port import Bus, Consumption, Delivery
 from parallax.clock import Clock
 from parallax.contracts.routing import FACTS
-from parallax.db.engine import ping
 from parallax.errors import PoisonError, StaleDeliveryError, UnavailableError, UnroutableError
+from parallax.health import STALLED_S
 from parallax.telemetry import get_logger
 from results import ledger
+from results.batches import Batch
 from results.facts import Fact, Opening, read_news
 from results.ripeness import Ripeness
+from results.substitutes import substitute
 
 FLUSH_FACTS: Final = 300
 """Most facts in one transaction: more gain nothing measurable and hold the locks of their batches longer."""
@@ -33,11 +35,13 @@ LONGEST_PAUSE_S: Final = 5.0
 """Pauses double from the first to the longest: a restarted server is noticed within seconds and not hammered."""
 BUG_PAUSE_S: Final = 1.0
 """Before a fact that met a bug goes back, so that it cannot spin through its deliveries."""
-HOLD_LIMIT_S: Final = 900.0
-"""Longest time facts are held while a server is away; well below the broker's consumer timeout of 30 minutes.
+HOLD_LIMIT_S: Final = 60.0
+"""Longest time facts are held while a server is away or refuses.
 
-Afterwards they go back once and are fetched again when the server answers, however long that takes: being
-delivered again and again would use up their deliveries and make dead letters of paid answers.
+Afterwards they go back to the queue, once: another replica may still reach the server, and this process may give up
+(after 120 s by default) without anything in its hands. They are taken again when the flush that failed can be written,
+however long that takes: being delivered again and again would use up their deliveries and make dead letters of paid
+answers.
 """
 
 T = TypeVar("T")
@@ -70,12 +74,28 @@ class Recorder:
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self._pausing = False
+        self._suspended = False
+        self._moved_at_s: float | None = None
+        """When something was last written, or began to wait; ``None`` while nothing waits."""
 
     @property
     def live(self) -> bool:
         """Whether facts arrive and are being written right now."""
-        running = self._task is not None and not self._task.done()
-        return running and self._consumption is not None and self._consumption.live
+        return self._running and self._consumption is not None and self._consumption.live
+
+    async def attached(self) -> bool:
+        """A probe: the broker has this consumer, unless it waits for the database on purpose."""
+        return self._running if self._suspended else self.live
+
+    async def progressing(self) -> bool:
+        """A probe: nothing waits, or something was written in the last ``STALLED_S``."""
+        if self._suspended:
+            return False
+        return self._moved_at_s is None or self._clock.monotonic() - self._moved_at_s < STALLED_S
+
+    @property
+    def _running(self) -> bool:
+        return self._task is not None and not self._task.done()
 
     async def start(self) -> None:
         """Begin to take facts."""
@@ -104,6 +124,8 @@ class Recorder:
 
     def _take(self, delivery: Delivery) -> None:
         news = _read(delivery)
+        if self._moved_at_s is None:
+            self._moved_at_s = self._clock.monotonic()
         self._waiting.append(_Arrival(delivery, news))
         if not isinstance(news, PoisonError):
             self._ripeness.take(news)
@@ -123,7 +145,8 @@ class Recorder:
             except UnavailableError as error:
                 if self._closing:
                     return
-                await self._sit_out(error)
+                await self._suspend(flush, error)
+            self._moved_at_s = self._clock.monotonic() if self._waiting else None
 
     def _next_flush(self) -> list[_Arrival]:
         flush = [self._waiting.popleft()]
@@ -139,7 +162,7 @@ class Recorder:
         held: list[_Held] = []
         for delivery, news in flush:
             if isinstance(news, PoisonError):
-                await self._reject(delivery, news)
+                await self._refuse(delivery, news)
             else:
                 held.append(_Held(delivery, news))
         if held:
@@ -158,19 +181,35 @@ class Recorder:
                 await self._record(held[:middle])
                 await self._record(held[middle:])
             elif isinstance(error, PoisonError):
-                await self._reject(held[0].delivery, error)
+                await self._refuse(held[0].delivery, error)
             else:
                 log.exception("fact_not_recorded", batch=news[0].size.key._asdict())
                 await self._pause(BUG_PAUSE_S)
                 await _unless_stale(held[0].delivery.requeue())
             return
+        await self._signal(full)
+        await _unless_stale(held[-1].delivery.ack(multiple=True))
+        self._moved_at_s = self._clock.monotonic()
+
+    async def _signal(self, full: Sequence[Batch]) -> None:
         if full:
             await self._patiently(lambda: self._bus.publish(*[batch.signal() for batch in full]))
-        await _unless_stale(held[-1].delivery.ack(multiple=True))
 
-    async def _reject(self, delivery: Delivery, error: PoisonError) -> None:
+    async def _refuse(self, delivery: Delivery, error: PoisonError) -> None:
+        """Move a fact to the dead letters; the execution that it names has failed. Idempotent, in this order."""
         log.warning("fact_refused", reason=str(error))
+        stand_in = substitute(delivery.body, str(error), self._clock.now())
+        if stand_in is not None:
+            await self._stand_in(stand_in)
         await self._patiently(lambda: _unless_stale(delivery.reject(str(error))))
+
+    async def _stand_in(self, fact: Fact) -> None:
+        try:
+            full = await self._patiently(lambda: ledger.record(self._engine, [fact], self._clock.now()))
+        except PoisonError as error:
+            log.warning("refused_fact_not_replaced", reason=str(error))  # the dead letter is all there is
+        else:
+            await self._signal(full)
 
     async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T:
         """The step's result, however often a server is away meanwhile.
@@ -189,20 +228,37 @@ class Recorder:
                 await self._pause(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def _sit_out(self, error: UnavailableError) -> None:
-        """Give every fact back and take them again when the database answers."""
+    async def _suspend(self, flush: Sequence[_Arrival], error: UnavailableError) -> None:
+        """Give every fact back, and take them again once the flush that failed can be written.
+
+        To write it without its deliveries is harmless: they come again, and the ledger then finds nothing new.
+        """
         log.error("facts_given_back", error=str(error))
         assert self._consumption is not None
+        self._suspended = True
         await self._consumption.close()
         self._waiting.clear()
+        news = [each.news for each in flush if not isinstance(each.news, PoisonError)]
         while True:
             await self._pause(LONGEST_PAUSE_S)
             try:
-                await ping(self._engine)
+                await self._try(news)
                 await self._consume()
-            except UnavailableError:
+            except (UnavailableError, UnroutableError):
                 continue
+            self._suspended = False
             return
+
+    async def _try(self, news: Sequence[Fact | Opening]) -> None:
+        try:
+            full = await ledger.record(self._engine, news, self._clock.now())
+        except UnavailableError:
+            raise
+        except Exception:
+            log.exception("flush_refused")
+            return  # the database answers; which fact it is that cannot be written is found when they are back
+        if full:
+            await self._bus.publish(*[batch.signal() for batch in full])
 
     async def _pause(self, seconds: float) -> None:
         if self._closing:

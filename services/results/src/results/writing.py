@@ -2,16 +2,12 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from parallax.db.engine import autocommit, transaction
+from parallax.db.engine import autocommit, refuses_data, transaction
 from parallax.errors import PoisonError
-
-_HOPELESS_SQLSTATES: Final = ("22", "23")
-"""Data exception and integrity violation: the same message would fail in the same way for ever."""
 
 
 @asynccontextmanager
@@ -40,7 +36,6 @@ def _refusals_are_poison() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        sqlstate = getattr(error.orig, "sqlstate", None) or ""
-        if sqlstate.startswith(_HOPELESS_SQLSTATES):
+        if refuses_data(error):
             raise PoisonError(f"the database refuses it: {error.orig}"[:500]) from error
         raise

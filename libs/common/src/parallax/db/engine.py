@@ -1,31 +1,67 @@
-"""Engines with the settings every service shares, and transactions that say when the database is away."""
+"""Engines with the settings every service shares, and transactions that say when the database is away.
 
+A database may refuse, stall, or vanish without a word. Each of these becomes ``UnavailableError`` within a bound, and
+the connection is left behind: the next transaction opens another one.
+"""
+
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from asyncpg.exceptions import _base as driver
 from sqlalchemy import event
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from parallax.errors import InvalidInputError, UnavailableError
 
-STATEMENT_TIMEOUT_MS: Final = 60_000
-"""No statement of a service takes long; one that does must not hold a row lock for ever."""
-LOCK_TIMEOUT_MS: Final = 30_000
-IDLE_TRANSACTION_TIMEOUT_MS: Final = 120_000
-"""A handler publishes inside its transaction, so this is above the bus's publish timeout."""
+CONNECT_LIMIT_S: Final = 5.0
+"""For TCP, TLS and log-in; a server that needs longer is treated as away."""
+POOL_LIMIT_S: Final = 10.0
+"""Longest wait for a free connection: longer than any write takes, shorter than the 15 s in which trouble must show."""
 
-_TRANSIENT_SQLSTATES: Final = ("08", "53", "57P", "40001", "40P01", "55P03")
-"""Connection failure, no resources, shutdown, serialization failure, deadlock, lock not available."""
+KEEPALIVE_IDLE_S: Final = 5
+KEEPALIVE_INTERVAL_S: Final = 3
+KEEPALIVE_PROBES: Final = 3
+"""A machine that vanished is noticed after 5 + 3 * 3 = 14 s on a connection that waits for an answer."""
+USER_TIMEOUT_MS: Final = 12_000
+"""The same for a connection that has sent something: TCP alone would repeat it for 15 minutes."""
+
+_REFUSES_DATA: Final = ("22", "23")
+"""Data exception and integrity violation: the same values would be refused in the same way for ever."""
+_WRONG_SERVER: Final = "25006"
+"""Read-only transaction: the server is a standby, or was the primary before a fail-over."""
 
 
-def create_engine(url: str, *, application_name: str, pool_size: int = 5) -> AsyncEngine:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long the database may take. The server gives up before the client does, and so lets go of its locks."""
+
+    lock_s: float
+    statement_s: float
+    command_s: float | None
+    """Client side, for a server that says nothing: the connection is then given up. ``None`` waits without end."""
+    idle_transaction_s: float
+    """For a client that says nothing, for example because its process was stopped: others wait for its locks."""
+
+
+SHORT: Final = Limits(lock_s=8, statement_s=10, command_s=12, idle_transaction_s=20)
+"""For what services write: it takes milliseconds, and nothing may stand still for more than 15 s."""
+LONG: Final = Limits(lock_s=8, statement_s=60, command_s=65, idle_transaction_s=20)
+"""For what readers ask: summaries and exports of large jobs take seconds."""
+
+UNLIMITED: Final = Limits(lock_s=8, statement_s=0, command_s=None, idle_transaction_s=0)
+"""For migrations: an index on a large ledger takes as long as it takes. Keep-alives still notice a dead server."""
+
+
+def create_engine(url: str, *, application_name: str, pool_size: int = 5, limits: Limits = SHORT) -> AsyncEngine:
     """An engine for a ``postgresql://`` URL.
 
     Raises:
@@ -43,23 +79,49 @@ def create_engine(url: str, *, application_name: str, pool_size: int = 5) -> Asy
         parsed.set(drivername="postgresql+asyncpg"),
         pool_size=pool_size,
         max_overflow=0,
-        pool_timeout=30,
+        pool_timeout=POOL_LIMIT_S,
         pool_use_lifo=True,  # few connections stay warm, in place of all of them in turn
         connect_args={
-            "timeout": 10,
+            "timeout": CONNECT_LIMIT_S,
+            "command_timeout": limits.command_s,
             "server_settings": {
                 "application_name": application_name,
-                "statement_timeout": str(STATEMENT_TIMEOUT_MS),
-                "lock_timeout": str(LOCK_TIMEOUT_MS),
-                "idle_in_transaction_session_timeout": str(IDLE_TRANSACTION_TIMEOUT_MS),
+                "statement_timeout": _milliseconds(limits.statement_s),
+                "lock_timeout": _milliseconds(limits.lock_s),
+                "idle_in_transaction_session_timeout": _milliseconds(limits.idle_transaction_s),
                 "jit": "off",
                 # A plan made while a table was empty and then kept reads the whole table once it has grown.
                 "plan_cache_mode": "force_custom_plan",
             },
         },
     )
+    event.listen(engine.sync_engine, "connect", _watch_socket)
     event.listen(engine.sync_engine, "checkout", _replace_lost)
+    event.listen(engine.sync_engine, "handle_error", _leave_behind)
+    event.listen(engine.sync_engine, "invalidate", _terminate)
     return engine
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(1000 * seconds))
+
+
+def _watch_socket(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+    """Let the kernel notice a peer that vanished; the driver has no option for it."""
+    transport = connection.driver_connection._transport  # noqa: SLF001 - the only way to the socket
+    wire = transport.get_extra_info("socket")
+    if wire is None or wire.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    wire.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    options = {
+        "TCP_KEEPIDLE": KEEPALIVE_IDLE_S,
+        "TCP_KEEPINTVL": KEEPALIVE_INTERVAL_S,
+        "TCP_KEEPCNT": KEEPALIVE_PROBES,
+        "TCP_USER_TIMEOUT": USER_TIMEOUT_MS,
+    }
+    for name, value in options.items():
+        if hasattr(socket, name):  # not every platform has all of them
+            wire.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _replace_lost(connection: DBAPIConnection, _record: ConnectionPoolEntry, _proxy: object) -> None:
@@ -69,6 +131,21 @@ def _replace_lost(connection: DBAPIConnection, _record: ConnectionPoolEntry, _pr
     """
     if connection.driver_connection.is_closed():
         raise DisconnectionError
+
+
+def _leave_behind(context: ExceptionContext) -> None:
+    """Give up every connection of the pool when one got no answer in time, or when its server only reads.
+
+    Otherwise the transaction would go on to roll back, on a connection that answers nothing.
+    """
+    error = context.original_exception
+    if isinstance(error, TimeoutError) or getattr(error, "sqlstate", None) == _WRONG_SERVER:
+        context.is_disconnect = True
+
+
+def _terminate(connection: DBAPIConnection, _record: ConnectionPoolEntry, _error: BaseException | None) -> None:
+    """Drop the connection where SQLAlchemy would close it in good order: that waits for a server that may be silent."""
+    connection.driver_connection.terminate()
 
 
 @asynccontextmanager
@@ -107,21 +184,24 @@ def _loss_is_unavailable() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if is_transient(error):
-            raise UnavailableError(f"database: {type(error.orig).__name__}: {error.orig}"[:500]) from error
-        raise
+        if refuses_data(error):
+            raise
+        raise UnavailableError(f"database: {type(error.orig).__name__}: {error.orig}"[:500]) from error
     except (PoolTimeoutError, OSError, TimeoutError) as error:
         raise UnavailableError(f"database: {str(error) or type(error).__name__}") from error
 
 
-def is_transient(error: DBAPIError) -> bool:
-    """Whether repeating the transaction may succeed."""
-    if error.connection_invalidated:
-        return True
-    sqlstate = getattr(error.orig, "sqlstate", None) or ""
+def refuses_data(error: DBAPIError) -> bool:
+    """Whether the database refuses the values it was given, so that a repetition would fail in the same way.
+
+    Everything else is the server's trouble and passes, with or without help: fail-over, shutdown, a full disk, missing
+    permissions, functions that an upgrade has not made yet. So it is never the message that is to blame.
+    """
+    sqlstate = getattr(error.orig, "sqlstate", None)
     if sqlstate:
-        return sqlstate.startswith(_TRANSIENT_SQLSTATES)
-    return isinstance(error, OperationalError | InterfaceError)
+        return str(sqlstate).startswith(_REFUSES_DATA)
+    # The driver refuses some values itself, such as an integer that is too large for its column.
+    return isinstance(getattr(error.orig, "__cause__", None), driver.DataError)
 
 
 async def ping(engine: AsyncEngine) -> None:

@@ -23,9 +23,13 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from parallax.db.engine import is_transient, transaction
+from parallax.db.engine import transaction
 from parallax.errors import InvalidInputError, UnavailableError
 from parallax.telemetry import get_logger
+
+_TRANSIENT_SQLSTATES: Final = ("08", "53", "57P", "40001", "40P01", "55P03", "25006")
+"""Connection failure, no resources, shutdown, serialization failure, deadlock, lock not available, a read-only server:
+repeating the revision may succeed. Everything else is a mistake in it."""
 
 LOCK_TIMEOUT_MS: Final = 500
 """Whoever uses a table queues behind a revision that waits for a lock on it, so none waits longer than this."""
@@ -183,11 +187,15 @@ async def _alone(engine: AsyncEngine, schema: str) -> AsyncIterator[AsyncConnect
             finally:
                 await connection.invalidate()  # neither lock nor settings go back to the pool
     except DBAPIError as error:
-        if is_transient(error):
+        if error.connection_invalidated or _sqlstate(error).startswith(_TRANSIENT_SQLSTATES):
             raise UnavailableError(f"database: {error.orig}"[:500]) from error
         raise
     except OSError as error:
         raise UnavailableError(f"database: {error}") from error
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlstate", None) or "")
 
 
 async def _lock(connection: AsyncConnection, schema: str) -> None:
