@@ -26,7 +26,7 @@ async def serve(database_url: str, socket: str) -> None:
     document = yaml.safe_load((files("parallax") / "catalog.local.yaml").read_text(encoding="utf-8"))
     catalog = parse_catalog(document, source="catalog.local.yaml")
     app = create_api(
-        engine=create_engine(database_url, application_name="bench-api", pool_size=service.POOL_SIZE),
+        engine=create_engine(database_url, application_name="bench-api", pool_size=service.READERS),
         bus=MemoryBus(MemoryBroker(catalog.regions)),
         catalog=catalog,
         clock=SystemClock(),

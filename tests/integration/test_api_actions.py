@@ -1,17 +1,23 @@
-"""Submitting and cancelling over HTTP: safe to repeat, visible at once, all or nothing."""
+"""Submitting and cancelling over HTTP: safe to repeat, visible at once, and independent of a slow broker."""
 
 import asyncio
+import dataclasses
 import json
+import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event
 
-from parallax.contracts.job import MAX_JOB_BYTES
-from parallax.contracts.messages import CancelJob, SubmitJob
+from parallax.bus.memory import MemoryBroker, MemoryBus
+from parallax.contracts.job import MAX_JOB_BYTES, JobSpec
+from parallax.contracts.messages import CancelJob, Message, SubmitJob
 from parallax.contracts.outcomes import JobOutcome
 from parallax.contracts.routing import PROGRESS, SUBMISSIONS
+from parallax.errors import UnconfirmedError
+from tests.fakes import facts
 from tests.integration.api_stage import Stage, job_document, staged
 
 
@@ -70,13 +76,87 @@ async def test_an_id_of_a_job_that_came_as_a_message_is_a_conflict(stage: Stage)
     assert (await submitted(stage, job_document(), "job-1"))[0] == 409
 
 
-async def test_nothing_is_stored_while_the_broker_is_away(stage: Stage) -> None:
-    await stage.bus.close()
+class Unconfirming(MemoryBus):
+    """A client whose broker confirms nothing until it is told to."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        super().__init__(broker)
+        self.asked = asyncio.Semaphore(0)
+        self.confirming = False
+        self.giving_up = asyncio.Event()
+
+    async def publish(self, *messages: Message) -> None:
+        self.asked.release()
+        if not self.confirming:
+            await self.giving_up.wait()
+            raise UnconfirmedError("publishing was not confirmed in time")
+        await super().publish(*messages)
+
+
+@asynccontextmanager
+async def unconfirmed(database_url: str) -> AsyncIterator[tuple[Stage, Unconfirming]]:
+    async with staged(database_url) as stage:
+        bus = Unconfirming(stage.broker)
+        stage.app.state.api = dataclasses.replace(stage.app.state.api, bus=bus)
+        yield stage, bus
+
+
+async def test_a_job_that_was_not_confirmed_is_published_by_the_same_request_again(database_url: str) -> None:
+    async with unconfirmed(database_url) as (stage, bus):
+        bus.giving_up.set()
+        response = await stage.http.post("/v1/jobs", json=job_document())
+        assert (response.status_code, response.json()["type"]) == (503, "urn:parallax:problem:unavailable")
+        job_id = response.headers["location"].rpartition("/")[2]
+        assert f"Idempotency-Key: {job_id}" in response.json()["detail"]
+        assert "Retry-After" in response.headers
+        assert (await stage.http.get(f"/v1/jobs/{job_id}")).json()["status"] == "submitted"
+        assert await stage.published(SUBMISSIONS) == []
+
+        bus.confirming = True
+        assert (await submitted(stage, job_document(2), job_id))[0] == 409
+        again = await submitted(stage, job_document(), job_id)
+        assert (again[0], again[1]["id"], again[1]["status"]) == (202, job_id, "submitted")
+        (message,) = await stage.published(SUBMISSIONS)
+        assert isinstance(message, SubmitJob)
+        assert message.job_id == job_id
+        await stage.accept(job_id)
+        assert (await submitted(stage, job_document(), job_id))[0] == 202
+        assert await stage.published(SUBMISSIONS) == [], "the dispatcher has it"
+
+
+async def test_a_broker_that_does_not_confirm_holds_nothing_of_the_database(database_url: str) -> None:
+    async with unconfirmed(database_url) as (stage, bus):
+        spec = await stage.accept("job-1", job_document(40))
+        unblocked_s = [await flush_s(stage, spec, index) for index in range(20)]
+        async with asyncio.TaskGroup() as posts:
+            waiting = [posts.create_task(submitted(stage, job_document(), f"waits-{n}")) for n in range(24)]
+            for _ in waiting:
+                await asyncio.wait_for(bus.asked.acquire(), 30)
+            blocked_s = [await flush_s(stage, spec, index) for index in range(20, 40)]
+            assert stage.engine.pool.checkedout() == 0  # type: ignore[attr-defined] # the pool's own counter
+            assert not any(each.done() for each in waiting)
+            bus.giving_up.set()
+        assert {each.result()[0] for each in waiting} == {503}
+    assert sorted(blocked_s)[10] < 5 * sorted(unblocked_s)[10] + 0.1, "a flush of the ledger takes as long as before"
+
+
+async def flush_s(stage: Stage, spec: JobSpec, index: int) -> float:
+    batch = await stage.open("job-1", spec, index)
+    began = time.monotonic()
+    await stage.store(facts.every(batch))
+    return time.monotonic() - began
+
+
+async def test_nothing_is_published_while_the_database_is_away(stage: Stage) -> None:
+    await stage.engine.dispose()
+    event.listen(stage.engine.sync_engine, "do_connect", refuse)
     status, problem = await submitted(stage, job_document(), "lost")
     assert (status, problem["type"]) == (503, "urn:parallax:problem:unavailable")
-    assert (await stage.http.get("/v1/jobs/lost")).status_code == 404
-    async with stage.engine.connect() as connection:
-        assert (await connection.execute(text("SELECT count(*) FROM results.jobs"))).scalar_one() == 0
+    assert await stage.published(SUBMISSIONS) == []
+
+
+def refuse(*_: object) -> None:
+    raise ConnectionRefusedError("connection refused")
 
 
 async def test_a_bad_job_is_told_everything_and_stores_nothing(stage: Stage) -> None:

@@ -28,9 +28,9 @@ from tests.harness.postgres import execute
 from tests.harness.results import Inbox, eventually, results_engine, rows
 
 WRITER = "writer under test"
-QUICK = Limits(lock_s=0.3, statement_s=0.5, command_s=2.0, idle_transaction_s=20)
+QUICK = Limits(lock_s=0.6, statement_s=1.0, command_s=5.0, idle_transaction_s=20)
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
-_TRIGGER = "CREATE TRIGGER trouble BEFORE INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION trouble()"
+_TRIGGER = "CREATE TRIGGER trouble BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION trouble()"
 TABLES = ("results.executions", "results.events", "results.jobs", "results.batches", "results.executors")
 
 
@@ -45,7 +45,7 @@ class Trouble:
 
 
 def triggered(body: str) -> Trouble:
-    function = f"CREATE FUNCTION trouble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN NULL; END $$"
+    function = f"CREATE FUNCTION trouble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN NEW; END $$"
     return Trouble((function, *(_TRIGGER.format(table=table) for table in TABLES)), ("DROP FUNCTION trouble CASCADE",))
 
 
@@ -142,8 +142,8 @@ async def test_everything_waits_for_a_database_that_refuses(
             assert signals.empty
             await strike(postgres_url, database_url, trouble, begins=False)
         told = {(await signals.next()).model_dump_json() for _ in batches}
-        assert await settled(broker)
-        assert all((await health.check()).values())
+        await settled(broker)
+        await is_ready(health)
 
     expected = {BatchCompleted(batch=batch.ref, counts=Counts(completed=6)) for batch in batches[1:]}
     expected.add(BatchCompleted(batch=closed.ref, counts=Counts(cancelled=6)))
@@ -155,12 +155,18 @@ async def test_everything_waits_for_a_database_that_refuses(
     assert await rows(engine, "SELECT status FROM results.jobs") == [{"status": "running"}]
 
 
-async def settled(broker: MemoryBroker) -> bool:
+async def settled(broker: MemoryBroker) -> None:
     async def nothing_waits() -> bool:
         return not any(broker.depth(queue) for queue in (FACTS, BATCHES, EVENTS, HEARTBEATS))
 
     await eventually(nothing_waits)
-    return True
+
+
+async def is_ready(health: Health) -> None:
+    async def ready() -> bool:
+        return all((await health.check()).values())
+
+    await eventually(ready)
 
 
 @pytest.mark.parametrize("name", ["read-only", "disk full"])
@@ -187,11 +193,7 @@ async def test_a_long_refusal_shows_in_health_and_costs_one_delivery(
         await strike(postgres_url, database_url, trouble, begins=False)
         for _ in batches:
             await signals.next()
-
-        async def ready() -> bool:
-            return all((await health.check()).values())
-
-        await eventually(ready)
+        await is_ready(health)
     assert bus.redelivered == 1
     assert dead.empty
 
@@ -210,11 +212,7 @@ async def test_handlers_that_are_refused_show_in_health(
 
         await eventually(unready)
         await strike(postgres_url, database_url, trouble, begins=False)
-
-        async def ready() -> bool:
-            return all((await health.check()).values())
-
-        await eventually(ready)
+        await is_ready(health)
     assert await rows(engine, "SELECT status FROM results.jobs") == [{"status": "running"}]
 
 

@@ -39,8 +39,8 @@ GIVE_UP_WITHIN_S: Final = 6.0
 """From giving up to the end: what could still be handed over needs the server that has been away for minutes."""
 ENDS_WITHIN_S: Final = 60.0
 """From a signal to the end, unless the service says otherwise."""
-CLOSING_S: Final = 20.0
-"""What a service may take to end besides its grace: the HTTP side 5 s, broker and database ``CLOSE_LIMIT_S`` each,
+CLOSING_S: Final = 25.0
+"""What a service may take to end besides its grace: the HTTP side 5 s, its connections ``CLOSE_LIMIT_S`` each,
 what is left behind ``CLOSE_LIMIT_S``."""
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from typing import Final
 from parallax.bus.amqp import connect
 from parallax.catalog import load_catalog
 from parallax.clock import SystemClock
-from parallax.db.engine import create_engine
+from parallax.db.engine import LONG, create_engine
 from parallax.db.migrations import check
 from parallax.process import CLOSING_S, HttpAddress, ProcessSettings, http_server, run, started
 from results.api.app import create_api, require_a_key
@@ -17,8 +17,10 @@ from results.app import running
 from results.settings import from_environment
 from results.tables import SCHEMA
 
-POOL_SIZE: Final = 12
-"""Connections: one writes facts, a few serve events and batches, the rest answers readers."""
+WRITERS: Final = 6
+"""Connections of the writer: facts, events, heartbeats, health one each, requests about batches two; none waits."""
+READERS: Final = 8
+"""Connections of the API and the page. However long their queries take, the ledger goes on."""
 
 
 async def main(environment: Mapping[str, str]) -> int:
@@ -36,13 +38,17 @@ async def main(environment: Mapping[str, str]) -> int:
             ),
         )
         stack.push_async_callback(process.close, "broker", bus.close)
-        engine = create_engine(shared.database, application_name="parallax results", pool_size=POOL_SIZE)
-        stack.push_async_callback(process.close, "database", engine.dispose)
-        await process.reach("database", lambda: check(engine, package="results", schema=SCHEMA))
+        writers = create_engine(shared.database, application_name="parallax results", pool_size=WRITERS)
+        stack.push_async_callback(process.close, "writers' connections", writers.dispose)
+        readers = create_engine(
+            shared.database, application_name="parallax results api", pool_size=READERS, limits=LONG
+        )
+        stack.push_async_callback(process.close, "readers' connections", readers.dispose)
+        await process.reach("database", lambda: check(writers, package="results", schema=SCHEMA))
         clock = SystemClock()
-        health = await stack.enter_async_context(running(bus=bus, engine=engine, clock=clock, settings=settings))
-        await require_a_key(engine, clock, api_settings)
-        api = create_api(engine=engine, bus=bus, catalog=catalog, clock=clock, settings=api_settings, health=health)
+        health = await stack.enter_async_context(running(bus=bus, engine=writers, clock=clock, settings=settings))
+        await require_a_key(readers, clock, api_settings)
+        api = create_api(engine=readers, bus=bus, catalog=catalog, clock=clock, settings=api_settings, health=health)
         await stack.enter_async_context(http_server(api, HttpAddress(api_settings.host, api_settings.port)))
         return await process.watch(health)
 

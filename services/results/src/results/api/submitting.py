@@ -1,4 +1,4 @@
-"""Takes jobs in: checked like every job, visible at once, on their way to the dispatcher, or nothing at all."""
+"""Takes jobs in: checked like every job, stored as ``submitted``, then published to the dispatcher."""
 
 import asyncio
 import hashlib
@@ -14,17 +14,21 @@ from parallax.contracts.job import MAX_JOB_BYTES, JobSpec
 from parallax.contracts.messages import SubmitJob, encode
 from parallax.contracts.plan import batch_count, execution_count
 from parallax.db.engine import transaction
+from parallax.errors import UnavailableError
+from parallax.telemetry import get_logger
 from results.api.access import Api
-from results.api.problems import ApiError, Kind, invalid_job
+from results.api.problems import RETRY_AFTER_S, ApiError, Kind, invalid_job
 from results.api.queries import submissions
 
 _JOB_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,79}")
 _NOT_IN_IDS: Final = re.compile(r"[^a-z0-9]+")
 MAX_SLUG_CHARS: Final = 40
 
+_log = get_logger(__name__)
+
 
 class Accepted(NamedTuple):
-    """A submission that the broker has."""
+    """A submission that the broker has confirmed."""
 
     job_id: str
     status: JobStatus
@@ -58,15 +62,15 @@ def job_id_for(job: JobSpec, idempotency_key: str | None, principal: str) -> str
 
 
 async def submit(api: Api, job: JobSpec, job_id: str) -> Accepted:
-    """Store the submission and publish it, both or neither.
+    """Store the submission, then publish it; nothing of the database is held while the broker thinks.
 
-    The row is committed only after the broker has confirmed the message, so a job that can be seen was sent.
-    When the commit itself fails the message may be on its way all the same: repeating the request with the same
-    id is safe, because the dispatcher takes the same job only once. Repeating it at any time gives the same answer.
+    When the broker does not confirm, the job stays ``submitted`` until the same request comes again, which publishes
+    it again: the dispatcher takes the same job only once. Repeating the request at any time gives the same answer.
 
     Raises:
-        ApiError: The id belongs to a job with other content, or the job is too large for a message.
-        UnavailableError: The database or the broker is away; nothing is stored.
+        ApiError: The id belongs to a job with other content, the job is too large for a message, or the broker did
+            not confirm.
+        UnavailableError: The database is away; nothing was published.
     """
     now = api.clock.now()
     digest = _digest(job)
@@ -75,15 +79,27 @@ async def submit(api: Api, job: JobSpec, job_id: str) -> Accepted:
     if size > MAX_JOB_BYTES:  # with its id, or with all that a retry names, a job is larger than it was sent
         raise ApiError(Kind.TOO_LARGE, f"the job is {size} bytes as a message; at most {MAX_JOB_BYTES} are taken")
     async with transaction(api.engine) as connection:
-        if await submissions.insert(connection, job_id, job, digest, now):
-            await api.bus.publish(message)
-            return Accepted(job_id, JobStatus.SUBMITTED, execution_count(job), batch_count(job))
-        known = await submissions.known(connection, job_id)
-    if known.sha256 != digest:
+        fresh = await submissions.insert(connection, job_id, job, digest, now)
+        known = None if fresh else await submissions.known(connection, job_id)
+    if known is not None and known.sha256 != digest:
         raise ApiError(Kind.CONFLICT, f"the id {job_id!r} belongs to a job with other content or of other origin")
-    if known.status == JobStatus.SUBMITTED:
-        await api.bus.publish(message)  # an earlier commit may have failed after its message was lost
-    return Accepted(job_id, JobStatus(known.status), execution_count(job), batch_count(job))
+    status = JobStatus.SUBMITTED if known is None else JobStatus(known.status)
+    if status is JobStatus.SUBMITTED:
+        await _publish(api, message)
+    return Accepted(job_id, status, execution_count(job), batch_count(job))
+
+
+async def _publish(api: Api, message: SubmitJob) -> None:
+    try:
+        await api.bus.publish(message)
+    except UnavailableError as error:
+        _log.warning("submission_not_confirmed", job=message.job_id, error=str(error))
+        detail = (
+            f"job {message.job_id!r} is stored, but the message broker has not confirmed it; repeat the request with "
+            f"the header 'Idempotency-Key: {message.job_id}', which is safe however often it is done"
+        )
+        headers = {"Retry-After": str(RETRY_AFTER_S), "Location": f"/v1/jobs/{message.job_id}"}
+        raise ApiError(Kind.UNAVAILABLE, detail, headers=headers) from error
 
 
 def _digest(job: JobSpec) -> str:
