@@ -58,7 +58,7 @@ class Publisher:
         undelivered = [each for window in _windows(messages) for each in await self._send(window)]
         if not undelivered:
             return
-        await self._declare_again()
+        await self._declare_again(undelivered)
         undelivered = [each for window in _windows(undelivered) for each in await self._send(window, again=True)]
         if undelivered:
             raise UnroutableError(f"no queue takes messages with the key {undelivered[0].key!r}")
@@ -86,11 +86,11 @@ class Publisher:
                 self._channel = await self._link.channel(confirms=True)
             return self._channel
 
-    async def _declare_again(self) -> None:
+    async def _declare_again(self, undelivered: Sequence[Outgoing]) -> None:
         connection = await self._link.connection()
         with loss_is_unavailable("declaring the queues"):
             async with asyncio.timeout(self._timeout_s):
-                await self._topology.declare(connection)
+                await self._topology.declare(connection, self._topology.needed(each.key for each in undelivered))
 
 
 def _windows(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
