@@ -65,4 +65,7 @@ def _health(runner: Runner) -> Health:
     async def bus_live() -> bool:
         return runner.live
 
-    return Health({"bus": bus_live})
+    async def publishing() -> bool:
+        return runner.publishing
+
+    return Health({"bus": bus_live, "publishing": publishing})
