@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from executor.endpoints.failures import status_failure
+from executor.endpoints.failures import connect_failure, status_failure
+from executor.endpoints.http1 import ConnectError
 from executor.endpoints.port import CallTrace, EndpointError, ModelAnswer, ModelRequest
 from parallax.contracts.outcomes import ErrorInfo, Usage
 from parallax_cli.mock_script import Step
@@ -27,6 +28,10 @@ class FakeEndpoint:
 
     steps: tuple[Step, ...] = (Step(),)
     by_prompt: dict[str, tuple[Step, ...]] = field(default_factory=dict)
+    by_model: dict[str, Step] = field(default_factory=dict)
+    """The step of every call to a model, whatever its prompt; a test may change it at any time."""
+    dead: set[str] = field(default_factory=set)
+    """Models whose server refuses connections."""
     provider: str = "fake"
     reports_first_byte: bool = True
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -40,7 +45,8 @@ class FakeEndpoint:
         """Follow the next step."""
         prompt = request.messages[-1].content
         steps = self.by_prompt.get(prompt, self.steps)
-        call = FakeCall(request, steps[min(self._turns[prompt], len(steps) - 1)])
+        step = self.by_model.get(request.model, steps[min(self._turns[prompt], len(steps) - 1)])
+        call = FakeCall(request, step)
         self._turns[prompt] += 1
         self.calls.append(call)
         self._open += 1
@@ -69,6 +75,8 @@ class FakeEndpoint:
 
     async def _answer(self, call: FakeCall, trace: CallTrace) -> ModelAnswer:
         step = call.step
+        if call.request.model in self.dead:
+            raise connect_failure(ConnectError(ConnectionRefusedError("connection refused")))
         if step.delay_s:
             await asyncio.sleep(step.delay_s)
         trace.http_status = step.status

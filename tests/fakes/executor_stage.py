@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,8 +21,8 @@ from parallax.contracts.job import Limits, Parameters
 from parallax.contracts.messages import ExecutionFinished, ExecutionTask, ExecutorHeartbeat, JobCancelled, Message
 from parallax.contracts.outcomes import ChatMessage, Reason
 from parallax.contracts.plan import BatchRef
-from parallax.contracts.routing import FACTS, HEARTBEATS, Queue, executions
-from parallax.errors import StaleDeliveryError, UnavailableError
+from parallax.contracts.routing import FACTS, HEARTBEATS, Queue, region_queues
+from parallax.errors import StaleDeliveryError, UnavailableError, UnconfirmedError
 from parallax.health import Health
 
 PATIENCE_S = 30.0
@@ -34,14 +34,14 @@ QUICK = Settings(
     grace_s=5.0,
     retry_base_s=0.01,
     retry_cap_s=0.05,
-    gate_base_s=0.02,
-    gate_cap_s=0.1,
+    breaker_base_s=0.02,
+    breaker_cap_s=0.1,
 )
 """Short waits, so that tests are quick; what they check does not depend on them."""
 
 
-def catalog(*, cold_start_s: float = 0.0) -> Catalog:
-    """Two regions, two models."""
+def catalog(*, cold_start_s: float = 0.0, also: Sequence[str] = ()) -> Catalog:
+    """Two regions, two models; ``also`` names further models of both regions."""
     endpoint = {"endpoint": "openai+http://127.0.0.1:1/v1", "cold_start_s": cold_start_s}
     return parse_catalog(
         {
@@ -49,6 +49,7 @@ def catalog(*, cold_start_s: float = 0.0) -> Catalog:
             "models": {
                 "mock": {"upstream": "upstream/mock", "regions": ["us", "eu"], "revision": "r1"},
                 "european": {"upstream": "upstream/european", "regions": ["eu"]},
+                **{name: {"upstream": f"upstream/{name}", "regions": ["us", "eu"]} for name in also},
             },
         },
         source="test",
@@ -112,6 +113,8 @@ class FlakyBus:
 
     inner: MemoryBus
     away: bool = False
+    unconfirmed: bool = False
+    """Whether tasks are delivered, but their confirms are lost."""
     behind: bool = False
     """Whether the cancellation stream is not read up to its end just now."""
     refused: int = 0
@@ -136,6 +139,10 @@ class FlakyBus:
             self._changed.set()
             raise UnavailableError("the bus is away")
         await self.inner.publish(*messages)
+        if self.unconfirmed and any(isinstance(message, ExecutionTask) for message in messages):
+            self.refused += 1
+            self._changed.set()
+            raise UnconfirmedError("the confirm was lost")
 
     async def reply(self, delivery: Delivery, message: Message) -> None:
         """Pass on."""
@@ -189,12 +196,13 @@ class ExecutorStage:
         *,
         bus: Bus | None = None,
         cold_start_s: float = 0.0,
+        also: Sequence[str] = (),
     ) -> AsyncIterator[Health]:
         """An executor works while the block runs."""
         client = bus or MemoryBus(self.broker)
         async with app.running(
             bus=client,
-            catalog=catalog(cold_start_s=cold_start_s),
+            catalog=catalog(cold_start_s=cold_start_s, also=also),
             endpoint=endpoint,
             clock=SystemClock(),
             settings=settings,
@@ -236,10 +244,10 @@ class ExecutorStage:
         await self.until(lambda: len(self.heartbeats) > seen + 1)
         return {r.execution_id for h in self.heartbeats[-1:] if h.region == region for r in h.running}
 
-    async def settled(self, region: str = "us") -> bool:
-        """Whether nothing waits in the region's queue and closing every consumer brings nothing back."""
+    async def settled(self, region: str = "us", models: Sequence[str] = ("mock",)) -> bool:
+        """Whether nothing waits in the region's queues and closing every consumer brings nothing back."""
         self.broker.drop_connections()
-        return await self.bus.depth(executions(region)) == 0
+        return sum([await self.bus.depth(queue) for queue in region_queues(region, models)]) == 0
 
     def _take_fact(self, delivery: Delivery) -> None:
         self.facts.append(ExecutionFinished.model_validate_json(delivery.body))

@@ -11,18 +11,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from uuid import uuid4
 
 import aiormq
 import pytest
 
-from parallax.contracts.routing import topology
+from parallax.contracts.routing import region_queues, topology
 from parallax_cli.children import Children, answers, free_ports
 from parallax_cli.rabbitmq_node import Installed, LocalNode, find_installed
 
 REGIONS = ("us", "eu", "apac")
 """The regions tests use on a real broker; ``delete_namespace`` knows their queues."""
+MODELS: Final = ("mock", "throttled", "org.model-1.5")
+"""The models of those regions, each of which may have a waiting queue."""
 START_TIMEOUT_S = 120.0
 """A node boots in 5 s on an idle machine; tests share theirs."""
 LIMITS = """
@@ -265,7 +267,8 @@ async def delete_namespace(url: str, namespace: str) -> None:
     connection = await aiormq.connect(url)
     try:
         channel = await connection.channel()
-        for queue in topology(REGIONS):
+        waiting = [queue for region in REGIONS for queue in region_queues(region, MODELS)]
+        for queue in (*topology(REGIONS), *waiting):
             await channel.queue_delete(f"{namespace}.{queue.name}")
         for exchange in (namespace, f"{namespace}.dead"):
             await channel.exchange_delete(exchange)

@@ -88,7 +88,7 @@ async def test_a_refusing_endpoint_is_probed_by_one_call_not_by_all(stage: Execu
     script = Script(cold_start_s=0.4, cold_start="refuse")
     async with model_server(script) as server:
         endpoint = OpenAIEndpoint(server.url)
-        async with stage.executor(endpoint, dataclasses.replace(QUICK, budget=64, gate_base_s=0.1)):
+        async with stage.executor(endpoint, dataclasses.replace(QUICK, budget=64, breaker_base_s=0.1)):
             await stage.submit(*(task(f"q{n}") for n in range(64)))
             facts = await stage.until_facts(64)
             refusals = [call for call in server.calls if call.status == 503]

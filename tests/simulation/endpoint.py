@@ -19,6 +19,11 @@ class Answer(StrEnum):
     SERVER_ERROR = "500"
     BAD_REQUEST = "400"
     NOT_READY = "503"
+    THROTTLED = "429"
+
+
+REFUSALS = frozenset({Answer.NOT_READY, Answer.THROTTLED})
+"""Calls that the endpoint did not accept: the execution waits and is called again, wherever it then is."""
 
 
 @dataclass(slots=True)
@@ -28,6 +33,7 @@ class Call:
     number: int
     node: Node
     execution_id: UUID
+    model: str
     done: asyncio.Future[Answer]
     aborted: bool = False
     answered: Answer | None = None
@@ -55,7 +61,8 @@ class SimEndpoint:
     async def call(self, request: ModelRequest, trace: CallTrace) -> ModelAnswer:
         """See the port."""
         world = self._node.world
-        call = Call(len(world.calls), self._node, request.execution_id, asyncio.get_running_loop().create_future())
+        done = asyncio.get_running_loop().create_future()
+        call = Call(len(world.calls), self._node, request.execution_id, request.model, done)
         trace.provider_call_id = f"call-{call.number}"
         world.call_started(call)
         try:
@@ -86,6 +93,8 @@ class SimEndpoint:
                 raise _error("rejected", 400, retryable=False)
             case Answer.NOT_READY:
                 raise _error("unavailable", 503, retryable=True, not_ready=True)
+            case Answer.THROTTLED:
+                raise _error("rate_limited", 429, retryable=True, not_ready=True)
             case None:
                 raise AssertionError("a call without an answer")
 

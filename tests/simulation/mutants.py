@@ -192,7 +192,7 @@ MUTANTS: Final = (
     Mutant(
         "retries fall over to another region",
         f"{COMMON}/contracts/routing.py",
-        (("key.format(region=message.region)", 'key.format(region="us" if message.sample else message.region)'),),
+        (("key.format(region=message.region,", 'key.format(region="us" if message.sample else message.region,'),),
         ("tests/unit/contracts", "tests/simulation/test_simulation.py"),
     ),
     Mutant(
@@ -211,7 +211,7 @@ MUTANTS: Final = (
         f"{EXECUTOR}/runner.py",
         (
             (
-                "        elif (held := self._held.get(task.execution_id)) is not None:\n            held.deliveries.append(delivery)\n",
+                "        elif (held := self._held.get(task.execution_id)) is not None:\n            self._accept_again(held, delivery, from_waiting_queue=from_waiting_queue)\n",
                 "",
             ),
         ),
@@ -230,8 +230,8 @@ MUTANTS: Final = (
         "more calls at once than the budget",
         f"{EXECUTOR}/runner.py",
         (
-            ("slots=asyncio.Semaphore(settings.budget)", "slots=asyncio.Semaphore(settings.budget + 2)"),
-            ("prefetch=self._settings.budget, handler", "prefetch=self._settings.budget + 2, handler"),
+            ("Slots(settings.budget)", "Slots(settings.budget + 2)"),
+            ("executions(region), prefetch=budget,", "executions(region), prefetch=budget + 2,"),
         ),
     ),
     Mutant(

@@ -15,6 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from parallax.db.engine import create_engine
 from parallax_cli.schemas import migrate_all
+from tests.simulation.endpoint import REFUSALS
+from tests.simulation.fairness import Starvation
 from tests.simulation.faults import Faults
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.nodes import ViolationError
@@ -109,6 +111,7 @@ class Scheduler:
     def __init__(self, world: World) -> None:
         self._world = world
         self._calm_since = 0.0
+        self._starvation = Starvation()
         self._due = sorted(
             [(job.submit_at_s, 0, job.job_id) for job in world.jobs.values()]
             + [(job.cancel_at_s, 1, job.job_id) for job in world.jobs.values() if job.cancel_at_s is not None]
@@ -125,6 +128,7 @@ class Scheduler:
             await check_batches(world)
             if world.faults.calm:
                 self._restore()
+                self._starvation.check(world.broker, world.loop.time(), {call.execution_id for call in world.pending})
                 if step % 20 == 0 and await self._over():
                     await self._let_go()
                     return step
@@ -295,9 +299,9 @@ def ended_early(world: World, job_id: str) -> bool:
 
 
 def duplicate_calls(world: World) -> int:
-    """Calls beyond the one that gave each execution's answer, save retries by the same executor."""
+    """Calls beyond the one that gave each execution's answer: neither refused ones nor retries of one executor."""
     executors: dict[object, set[str]] = {}
-    for call in world.calls:
+    for call in (call for call in world.calls if call.answered not in REFUSALS):
         executors.setdefault(call.execution_id, set()).add(call.node.name)
     return sum(len(names) - 1 for names in executors.values())
 

@@ -9,6 +9,9 @@ from parallax.contracts.job import Barrier, ExecutionRef, JobSpec, Limits, Model
 from parallax.contracts.plan import JobPlan, batch_cells, cells_by_question, execution_count
 
 REGIONS = ("us", "eu", "apac")
+HEALTHY = "small"
+THROTTLED = "throttled"
+"""A model that refuses every call for long stretches, see ``tests.simulation.fairness``."""
 LEAST_EXECUTIONS = 60
 
 
@@ -54,7 +57,11 @@ def draw_jobs(random: Random) -> list[SimJob]:
 def _draw_job(random: Random, number: int) -> SimJob:
     regions = tuple(random.sample(REGIONS, random.randint(1, 3)))
     models = tuple(
-        ModelSelection(id=f"m{n}", model="small", regions=(random.choice(regions),) if random.random() < 0.3 else None)
+        ModelSelection(
+            id=f"m{n}",
+            model=THROTTLED if random.random() < 0.3 else HEALTHY,
+            regions=(random.choice(regions),) if random.random() < 0.3 else None,
+        )
         for n in range(random.randint(1, 3))
     )
     spec = JobSpec(

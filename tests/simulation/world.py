@@ -33,17 +33,18 @@ from parallax.contracts.routing import CANCELLATIONS
 from parallax.health import Health
 from results.settings import Settings as ResultsSettings
 from tests.simulation.endpoint import Answer, Call, SimEndpoint
+from tests.simulation.fairness import Throttling
 from tests.simulation.faults import Fault, Faults
 from tests.simulation.loop import SimClock, VirtualLoop
 from tests.simulation.nodes import OWNER, Node, ViolationError
-from tests.simulation.workload import REGIONS, Planned, SimJob
+from tests.simulation.workload import HEALTHY, REGIONS, THROTTLED, Planned, SimJob
 
 CATALOG: Final = Catalog(
     regions={region: Region(name=region, endpoint="simulated://", simulated=True) for region in REGIONS},
-    models={"small": Model(upstream="small", regions=REGIONS)},
+    models={name: Model(upstream=name, regions=REGIONS) for name in (HEALTHY, THROTTLED)},
 )
 DISPATCHER: Final = DispatcherSettings(max_active_jobs=2, reconcile_after_s=20.0, timer_s=2.0, prefetch=4, grace_s=5.0)
-REPAIRABLE: Final = ("executions.", "results.facts", "results.batches", "results.events")
+REPAIRABLE: Final = ("executions.", "waiting.", "results.facts", "results.batches", "results.events")
 """Queues whose loss the installation repairs by itself."""
 STUCK_SPINS: Final = 20_000
 """Rounds of the event loop without coming to rest after which the simulation gives up."""
@@ -88,6 +89,7 @@ class World:
         self._born = 0
         self._events_lost = False
         self.violation: str | None = None
+        self.throttling = Throttling(random)
 
     # --- telling
 
@@ -279,6 +281,8 @@ class World:
         answer = Answer.OK
         if not self.faults.calm:
             answer = self.random.choices(list(weights), weights=list(weights.values()))[0]
+        if call.model == THROTTLED and self.throttling.refuses(self.loop.time()):
+            answer = Answer.THROTTLED
         self.tell(f"answers call {call.number}: {answer.value}")
         if not call.done.done():
             call.done.set_result(answer)
@@ -324,11 +328,7 @@ class World:
             )
         )
         queues = {name: state.ready for name, state in self.broker._queues.items() if state.ready}
-        repairable = [
-            name
-            for name in queues
-            if name.startswith(("executions.", "results.facts", "results.batches", "results.events"))
-        ]
+        repairable = [name for name in queues if name.startswith(REPAIRABLE)]
         alive = [node for node in self.nodes if node.ready and not node.ended and not node.dying]
         match fault:
             case Fault.DUPLICATE if queues:

@@ -8,20 +8,33 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from parallax.bus.letters import matches
 from parallax.contracts.messages import (
     KINDS,
     MESSAGE_TYPES,
     CancelJob,
+    ExecutionTask,
     ExecutorHeartbeat,
     Message,
     SubmitJob,
+    WaitingTask,
     decode,
     encode,
     unknown_kind,
 )
 from parallax.contracts.model import read, read_document
 from parallax.contracts.outcomes import Receipt
-from parallax.contracts.routing import expires_s, key_of, routing_key, topology
+from parallax.contracts.routing import (
+    DEAD_EXECUTIONS,
+    Queue,
+    expires_s,
+    key_of,
+    on_demand,
+    region_queues,
+    routing_key,
+    topology,
+    waiting,
+)
 from tests.unit.contracts.samples import RECEIPT, SAMPLES
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -62,6 +75,10 @@ def test_messages_as_the_previous_version_writes_them_are_understood(path: Path)
 def test_a_batch_opened_before_questions_were_told_is_still_understood() -> None:
     opened = BY_KIND["batch_opened"].model_copy(update={"question": None})
     assert decode((GOLDEN / "earlier" / "batch_opened.json").read_bytes()) == opened
+
+
+def test_a_task_written_before_tasks_could_be_moved_is_still_understood() -> None:
+    assert decode((GOLDEN / "earlier" / "execution_task.json").read_bytes()) == BY_KIND["execution_task"]
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.kind)
@@ -158,6 +175,35 @@ def test_every_message_has_a_queue_to_go_to(sample: Message) -> None:
     bound = {key for queue in topology(["eu"]) if not queue.dead for key in queue.keys}
     assert routing_key(sample) in bound
     assert routing_key(sample) == key_of(type(sample), "eu")
+
+
+def test_a_moved_task_is_the_same_message_under_the_key_of_its_waiting_queue() -> None:
+    """Models' names may hold dots, so that the key has more words than that of a region."""
+    task = BY_KIND["execution_task"]
+    moved = WaitingTask.model_validate({**dict(task), "model": "org.model-1.5"})
+    assert routing_key(moved) == "execution.wait.eu.org.model-1.5"
+    assert routing_key(moved) in waiting("eu", "org.model-1.5").keys
+    assert decode(encode(moved)) == ExecutionTask.model_validate(dict(moved))
+    assert any(matches(pattern, routing_key(moved)) for pattern in DEAD_EXECUTIONS.keys)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("waiting.eu.m", waiting("eu", "m")),
+        ("execution.wait.eu.m.1", waiting("eu", "m.1")),
+        ("waiting.mars.m", None),
+        ("waiting.eu.", None),
+        ("executions.eu", None),
+    ],
+)
+def test_only_waiting_queues_of_known_regions_are_declared_on_demand(name: str, found: Queue | None) -> None:
+    assert on_demand(name, ["eu", "us"]) == found
+
+
+def test_a_region_s_queues_are_its_own_and_one_for_each_model() -> None:
+    names = [queue.name for queue in region_queues("eu", ["a", "b"])]
+    assert names == ["executions.eu", "waiting.eu.a", "waiting.eu.b"]
 
 
 def test_only_heartbeats_may_be_dropped() -> None:

@@ -11,13 +11,14 @@ from pydantic.json_schema import models_json_schema
 
 from parallax import __version__
 from parallax.contracts.messages import MESSAGE_TYPES, ExecutionTask, FenceMarker, Message
-from parallax.contracts.routing import Queue, executions, key_of, topology
+from parallax.contracts.routing import Queue, executions, key_of, topology, waiting
 from parallax.generated import keep
 
 _SCHEMAS: Final = "#/components/schemas/{model}"
 _CONSUMERS: Final = {
     "dispatcher": "the dispatcher",
     "executions": "the executors of the region",
+    "waiting": "the executors of the region, which move tasks there while their model accepts no calls",
     "results": "the results service",
     "cancellations": "every executor, from the first entry on",
     "dead": "people, through `parallax dead-letters`, and the dispatcher for executions",
@@ -46,6 +47,7 @@ def document() -> dict[str, Any]:
         "channels": {
             **{_slug(queue): _channel(queue) for queue in queues},
             "executions": _channel(executions("REGION")),
+            "waiting": _waiting_channel(),
         },
         "operations": {f"publish_{model.__name__}": _operation(model) for model in public},
         "components": {
@@ -70,6 +72,12 @@ def _channel(queue: Queue) -> dict[str, Any]:
         "description": f"A {queue.kind.value} queue consumed by {consumer}; bound to {', '.join(queue.keys)}.",
         "messages": {m.__name__: {"$ref": f"#/components/messages/{m.__name__}"} for m in _carried(queue)},
     }
+
+
+def _waiting_channel() -> dict[str, Any]:
+    """Not among the messages' own channels: an executor alone publishes there, what it took from ``executions``."""
+    task = ExecutionTask.__name__
+    return {**_channel(waiting("REGION", "MODEL")), "messages": {task: {"$ref": f"#/components/messages/{task}"}}}
 
 
 def _operation(model: type[Message]) -> dict[str, Any]:

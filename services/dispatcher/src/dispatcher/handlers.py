@@ -20,7 +20,7 @@ from parallax.contracts.messages import JobRejected, Problem
 from parallax.contracts.model import read
 from parallax.contracts.outcomes import ErrorInfo, Reason
 from parallax.contracts.plan import Cell
-from parallax.contracts.routing import executions
+from parallax.contracts.routing import region_queues
 from parallax.errors import PoisonError
 from parallax.telemetry import get_logger
 from parallax.text import storable
@@ -154,7 +154,7 @@ class Handlers:
         ref = message.batch
         if unknown_regions := set(_regions(message.missing)) - self._offer.regions:
             raise PoisonError(f"batch {ref} is said to lack executions in unknown regions: {sorted(unknown_regions)}")
-        idle = [region for region in _regions(message.missing) if await self._bus.depth(executions(region)) == 0]
+        idle = [region for region in _regions(message.missing) if await self._nothing_waits(region)]
         cells = tuple(cell for cell in message.missing if cell.region in idle)
         if not cells:
             return
@@ -176,6 +176,14 @@ class Handlers:
             )
             await self._bus.publish(*tasks)
         log.warning("executions_republished", job_id=ref.job_id, lane=ref.lane, executions=len(cells), regions=idle)
+
+    async def _nothing_waits(self, region: str) -> bool:
+        """Whether no task is in any of a region's queues. Executors move tasks from the first one to the others."""
+        models = [name for name, regions in self._offer.models.items() if region in regions]
+        for queue in region_queues(region, models):
+            if await self._bus.depth(queue):
+                return False
+        return True
 
     async def dead_execution(self, delivery: Delivery) -> None:
         """Turn a task that no executor could handle into a failed fact, so that its batch can complete.

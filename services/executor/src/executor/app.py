@@ -15,7 +15,7 @@ from parallax.bus.port import Bus
 from parallax.catalog import Catalog
 from parallax.clock import Clock
 from parallax.errors import InvalidInputError
-from parallax.health import Health
+from parallax.health import Health, Probe
 from parallax.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -68,4 +68,8 @@ def _health(runner: Runner, bus: Bus) -> Health:
     async def broker() -> bool:
         return bus.publishable
 
-    return Health({"broker": broker, "bus": bus_live})
+    async def publishing() -> bool:
+        return runner.publishing
+
+    probes: dict[str, Probe] = {"broker": broker, "bus": bus_live, "publishing": publishing}
+    return Health(probes, advisory=frozenset({"broker"}))

@@ -1,4 +1,4 @@
-"""One held task, from its delivery to its outcome: slot, gate, attempts, limits, retries.
+"""One held task, from its delivery to its outcome: circuit breaker, slot, attempts, limits, retries.
 
 Nothing here publishes or acknowledges: the outcome is handed to the runner, so that what is written about an
 execution never depends on the scope in which it was cancelled.
@@ -7,20 +7,22 @@ execution never depends on the scope in which it was cancelled.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from random import Random
 from typing import Final
 
+from executor.admission import BreakerQueue
+from executor.circuit_breaker import EndpointState, Permit
 from executor.endpoints.port import CallTrace, Endpoint, EndpointError, ModelAnswer, ModelRequest
-from executor.gate import EndpointState, Ticket, Turnstile
 from executor.limits import Limit, after_first_byte, before_first_byte, cold_budget_s, hold_s
+from executor.outcome import Ended, ExecutorStopping, HandedBack, JobStopped, Moved, Outcome
 from executor.retry import RetryPolicy, decide
 from parallax.bus.port import Delivery
 from parallax.catalog import Model
 from parallax.clock import Clock
 from parallax.contracts.messages import ExecutionTask
-from parallax.contracts.outcomes import Attempt, AttemptOutcome, ErrorInfo, ExecutionStatus, Reason
+from parallax.contracts.outcomes import Attempt, AttemptOutcome, ErrorInfo, ExecutionStatus
 from parallax.telemetry import get_logger
 from parallax.text import storable
 
@@ -30,9 +32,13 @@ REFUSALS: Final = frozenset({"rate_limited", "unavailable"})
 """Error classes of calls that the endpoint did not take: they use up no attempt."""
 
 MAX_RECORDED_ATTEMPTS: Final = 50
-"""A long wait at the gate is told by its first refusals and its last one."""
+"""A long wait for the circuit breaker is recorded by its first refusals and its last one."""
 
 FENCE_POLL_S: Final = 0.05
+
+BACK_OFF_IN_PLACE_S: Final = 5.0
+"""A task that backs off for longer before its next call leaves the region's queue to other models. Most waits are
+shorter: to publish the task again for a second's wait would cost more than the place that it takes."""
 
 
 class Phase(StrEnum):
@@ -43,40 +49,6 @@ class Phase(StrEnum):
     ENDED = "ended"
 
 
-@dataclass(frozen=True, slots=True)
-class JobStopped:
-    """The job was cancelled, ran out of time or was stopped early: end with a fact."""
-
-    reason: Reason
-
-
-@dataclass(frozen=True, slots=True)
-class ExecutorStopping:
-    """This executor leaves: end without a fact, somebody else goes on."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """The execution is over; becomes a fact."""
-
-    status: ExecutionStatus
-    ended_at: datetime
-    answer: ModelAnswer | None = None
-    error: ErrorInfo | None = None
-    trace: CallTrace | None = None
-    """Of the attempt that gave the outcome."""
-    first_byte_s: float | None = None
-    total_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class HandedBack:
-    """The task goes back to its queue, with the attempts made so far."""
-
-
-Outcome = Ended | HandedBack
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What all executions of one executor share."""
@@ -84,12 +56,13 @@ class Surroundings:
     endpoint: Endpoint
     clock: Clock
     random: Random
-    slots: asyncio.Semaphore
     retry: RetryPolicy
     hand_back_after_s: float
     cold_start_s: float
     fenced: Callable[[], bool]
     """Whether every cancellation written so far is known here."""
+    makes_room: bool
+    """Whether tasks from the region's queue leave when their model accepts no calls: other models need their place."""
     leaving: Callable[[], bool]
     """Whether no further call may start here."""
 
@@ -98,19 +71,27 @@ class Execution:
     """One held task. Runs in an asyncio task of its own, which ``end`` cancels."""
 
     def __init__(
-        self, task: ExecutionTask, delivery: Delivery, model: Model | None, turnstile: Turnstile, around: Surroundings
+        self,
+        task: ExecutionTask,
+        delivery: Delivery,
+        model: Model | None,
+        queue: BreakerQueue,
+        around: Surroundings,
+        *,
+        from_waiting_queue: bool = False,
     ) -> None:
         self.task = task
         self.deliveries = [delivery]
         """Every delivery of this task that is still to be settled; redeliveries are added while it runs."""
         self.model = model
+        self.from_waiting_queue = from_waiting_queue
         self.phase = Phase.WAITING
         self.stop: JobStopped | ExecutorStopping | None = None
         self.since = around.clock.now()
         self.attempts = list(task.prior_attempts)
         self.runner: asyncio.Task[None] | None = None
         self._around = around
-        self._turnstile = turnstile
+        self._queue = queue
         self._tries = max((attempt.number for attempt in self.attempts), default=0)
         self._burned = sum(_burns(attempt) for attempt in self.attempts)
         now = around.clock.monotonic()
@@ -128,6 +109,11 @@ class Execution:
     def overdue(self) -> bool:
         """Whether the batch's deadline has passed."""
         return self._around.clock.monotonic() >= self._deadline
+
+    @property
+    def _may_wait(self) -> bool:
+        """Whether it keeps its delivery while its model accepts no calls."""
+        return self.from_waiting_queue or not self._around.makes_room
 
     def end(self, stop: JobStopped | ExecutorStopping) -> None:
         """Make it end soon; a stopped job outweighs a leaving executor. Idempotent, and too late once it has ended."""
@@ -158,8 +144,10 @@ class Execution:
         """The deadline struck while no call was running."""
         value = self.task.limits.batch_deadline_s
         last = next((attempt.error for attempt in reversed(self.attempts) if attempt.error is not None), None)
-        told = f"; the last attempt ended with: {last.message}" if last else ""
-        message = f"batch_deadline_s of {value:g} s struck while the execution waited for its call{told}"[:2000]
+        cause = f"; the last attempt ended with: {last.message}" if last else ""
+        if not cause and self._queue.trouble is not None:
+            cause = f"; the model accepted no calls: {self._queue.trouble}"
+        message = f"batch_deadline_s of {value:g} s struck while the execution waited for its call{cause}"[:2000]
         log.warning("cut off", limit="batch_deadline_s", value_s=value, execution_id=str(self.task.execution_id))
         error = ErrorInfo(error_class="deadline", code="batch_deadline_s", message=message, retryable=False)
         return self.ended(ExecutionStatus.TIMED_OUT, error=error)
@@ -174,15 +162,7 @@ class Execution:
         try:
             if self.stop is not None:
                 return self._stopped(self.stop)
-            try:
-                async with asyncio.timeout(self._patience_s()):
-                    await self._around.slots.acquire()
-            except TimeoutError:
-                return self._out_of_patience()
-            try:
-                return await self._until_ended()
-            finally:
-                self._around.slots.release()
+            return await self._before_its_time() or await self._until_ended()
         except asyncio.CancelledError:
             if self.stop is None:
                 raise
@@ -190,28 +170,47 @@ class Execution:
 
     async def _until_ended(self) -> Outcome:
         while not self._around.leaving():
+            if self.overdue:
+                return self.overdue_outcome()
             try:
                 async with asyncio.timeout(self._patience_s()):
                     while not self._around.fenced():
                         await self._around.clock.sleep(FENCE_POLL_S)
-                    ticket = await self._turnstile.enter()
+                    permit = await self._queue.enter(may_wait=self._may_wait)
             except TimeoutError:
                 return self._out_of_patience()
+            if permit is None:
+                return Moved()
             if not self._around.fenced():  # lost while waiting for the turn: a cancellation may have been missed
-                self._turnstile.released(ticket)
+                self._queue.released(permit)
                 continue
             self.phase = Phase.CALLING
-            verdict = await self._attempt(ticket)
+            verdict = await self._attempt(permit)
             if isinstance(verdict, Ended):
                 return verdict
             self.phase = Phase.WAITING
-            if verdict > 0:
-                if self._around.clock.monotonic() + verdict >= self._hold_until:
-                    return HandedBack()
-                await self._around.clock.sleep(verdict)
+            if verdict > 0 and (left := await self._back_off(verdict)) is not None:
+                return left
         return HandedBack()
 
-    async def _attempt(self, ticket: Ticket) -> Ended | float:
+    async def _before_its_time(self) -> Outcome | None:
+        """Wait until the next call may start, when another executor moved the task while it backed off."""
+        if self.task.not_before is None:
+            return None
+        return await self._back_off((self.task.not_before - self._around.clock.now()).total_seconds())
+
+    async def _back_off(self, seconds: float) -> Outcome | None:
+        """Wait before the next call; in the waiting queue, when that takes long and other models need the place."""
+        if not self._may_wait and seconds > BACK_OFF_IN_PLACE_S:
+            return Moved(not_before=self._around.clock.now() + timedelta(seconds=seconds))
+        try:
+            async with asyncio.timeout(self._patience_s()):
+                await self._around.clock.sleep(seconds)
+        except TimeoutError:
+            return self._out_of_patience()
+        return None
+
+    async def _attempt(self, permit: Permit) -> Ended | float:
         """One call: the outcome, or how long to wait for the next one."""
         clock = self._around.clock
         started_at = clock.now()
@@ -222,20 +221,22 @@ class Execution:
             async with self._timer:
                 answer = await self._around.endpoint.call(request, self._trace)
         except EndpointError as error:
-            return self._failed(ticket, started_at, error)
+            return self._failed(permit, started_at, error)
         except asyncio.CancelledError:
-            await asyncio.sleep(0)  # whoever else is aborted in the same moment goes first
-            self._turnstile.released(ticket)
+            try:
+                await asyncio.sleep(0)  # whoever else is aborted in the same moment goes first
+            finally:
+                self._queue.released(permit)
             self._record(started_at, AttemptOutcome.CANCELLED, None, self._trace.http_status)
             raise
         except Exception as error:
             if isinstance(error, TimeoutError) and self._timer.expired():
-                return self._failed(ticket, started_at, self._cut_off())
+                return self._failed(permit, started_at, self._cut_off())
             log.exception("the endpoint broke its contract", execution_id=str(self.task.execution_id))
             message = storable(f"{type(error).__name__}: {error}"[:1500])
             info = ErrorInfo(error_class="internal", code=type(error).__name__, message=message, retryable=False)
-            return self._failed(ticket, started_at, EndpointError(info))
-        self._turnstile.answered(ticket)
+            return self._failed(permit, started_at, EndpointError(info))
+        self._queue.answered(permit)
         self._record(started_at, AttemptOutcome.OK, None, self._trace.http_status)
         return self.ended(ExecutionStatus.COMPLETED, answer=answer)
 
@@ -247,7 +248,7 @@ class Execution:
         self._started = around.clock.monotonic()
         self._first_byte_s = None
         self._cold_s = cold_budget_s(
-            task.limits, around.cold_start_s, warm=around.cold_start_s == 0 or self._turnstile.gate.warm(self._started)
+            task.limits, around.cold_start_s, warm=around.cold_start_s == 0 or self._queue.breaker.warm(self._started)
         )
         self._limit = before_first_byte(
             task.limits,
@@ -301,7 +302,7 @@ class Execution:
         )
         return EndpointError(info, http_status=self._trace.http_status if self._trace else None)
 
-    def _failed(self, ticket: Ticket, started_at: datetime, error: EndpointError) -> Ended | float:
+    def _failed(self, permit: Permit, started_at: datetime, error: EndpointError) -> Ended | float:
         """Record a failed attempt and decide what follows."""
         around, info = self._around, error.info
         timed_out = info.error_class in ("timeout", "deadline")
@@ -310,12 +311,12 @@ class Execution:
         )
         if error.not_ready:
             state: EndpointState = "throttled" if info.error_class == "rate_limited" else "unavailable"
-            self._turnstile.refused(ticket, state=state, retry_after_s=error.retry_after_s, reason=info.message)
+            self._queue.refused(permit, state=state, retry_after_s=error.retry_after_s, reason=info.message)
             return 0.0
         if error.http_status is not None and error.http_status < 500 and not timed_out:
-            self._turnstile.answered(ticket)
+            self._queue.answered(permit)
         else:
-            self._turnstile.released(ticket)
+            self._queue.failed(permit, info.message)
         self._burned += 1
         decision = decide(
             around.retry,

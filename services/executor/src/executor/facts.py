@@ -8,7 +8,8 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from executor.execution import Ended, Execution
+from executor.execution import Execution
+from executor.outcome import Ended
 from parallax.contracts.messages import ExecutionFinished
 from parallax.contracts.outcomes import Attempt, ChatMessage, ErrorInfo, Output, Receipt, Timings
 from parallax.text import clean, storable

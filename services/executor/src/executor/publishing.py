@@ -1,20 +1,24 @@
-"""Publishes facts and handed-back tasks, then settles the deliveries they came from: never the other way round.
+"""Publishes facts and tasks that leave, then settles the deliveries they came from: never the other way round.
 
 One task publishes in groups: facts that end while a group is on its way form the next one, so that confirms are
 shared under load and nothing waits for a timer. It is a task of its own so that what it does is never inside the
 scope of a cancelled execution.
+
+A fact may be published twice: the ledger takes the first. A task may not: two copies can reach two executors, which
+would both call the model. When the outcome of publishing a task is unknown it is not repeated, and its delivery is
+settled all the same: one copy exists, or none, and none is what the dispatcher's inspection finds missing and repairs.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from parallax.bus.port import Bus, Delivery
 from parallax.clock import Clock
-from parallax.contracts.messages import Message
-from parallax.errors import StaleDeliveryError, UnavailableError
+from parallax.contracts.messages import ExecutionTask, Message
+from parallax.errors import PoisonError, StaleDeliveryError, UnavailableError, UnconfirmedError, UnroutableError
 from parallax.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -44,6 +48,16 @@ class Parcel:
     """Called once, just before publishing; ``None`` when there is nothing to say."""
     settle: Callable[[Delivery], Awaitable[None]] = ack
     settled: Callable[[Message | None], None] = _nothing
+
+
+def left_to_publish(messages: Sequence[Message], error: Exception) -> tuple[list[Message], list[ExecutionTask]]:
+    """After a publish that failed: what is to be published again, and the tasks that must not be. Pure."""
+    if isinstance(error, UnroutableError) and error.messages:
+        return list(error.messages), []  # the others were delivered
+    if isinstance(error, UnavailableError | PoisonError) and not isinstance(error, UnconfirmedError):
+        return list(messages), []  # nothing was sent
+    tasks = [message for message in messages if isinstance(message, ExecutionTask)]
+    return [message for message in messages if not isinstance(message, ExecutionTask)], tasks
 
 
 @dataclass(slots=True, eq=False)
@@ -84,13 +98,18 @@ class Publisher:
             return False
         return True
 
-    async def _publish(self, messages: list[Message]) -> None:
+    async def _publish(self, messages: Sequence[Message]) -> None:
         """Publish, however long the bus is away: the deliveries are still ours, and if not, somebody has them."""
         pause_s = FIRST_PAUSE_S
         while messages:
             try:
                 await self.bus.publish(*messages)
             except Exception as error:  # noqa: BLE001 - the way out must never close; the bus reports what is wrong
+                waiting, unknown = left_to_publish(messages, error)
+                if unknown:
+                    ids = [str(task.execution_id) for task in unknown]
+                    log.warning("unknown whether tasks were published", execution_ids=ids, error=repr(error)[:500])
+                messages = waiting
                 log.warning("facts wait for the bus", facts=len(messages), error=repr(error)[:500], pause_s=pause_s)
                 await self.clock.sleep(pause_s)
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)

@@ -13,6 +13,15 @@ from parallax.errors import InvalidInputError
 MAX_BUDGET: Final = 2_000
 """The budget is the prefetch of the region's queue, and quorum queues cap that at 2,000."""
 
+WAITING_PREFETCH: Final = 64
+"""Tasks of a waiting queue held at once by an executor whose budget allows it. As many as the budget, so that a model
+that has recovered gets all of it again; a larger budget holds a quarter, because every model may hold as many."""
+
+
+def waiting_prefetch(budget: int) -> int:
+    """How many tasks of one model's waiting queue an executor holds at once. They hold no slot."""
+    return min(budget, max(WAITING_PREFETCH, budget // 4))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -21,7 +30,7 @@ class Settings:
     region: str = "us"
     executor_id: str = "executor-1"
     budget: int = 10
-    """Calls at once, and tasks held at once."""
+    """Calls at once, and tasks of the region's queue held at once."""
     heartbeat_s: float = 5.0
     """Results counts an executor as live for 15 s after a heartbeat, so that two may get lost."""
     grace_s: float = 30.0
@@ -30,9 +39,9 @@ class Settings:
     """A task that waits this long is published again: RabbitMQ closes channels that hold one for 30 minutes."""
     retry_base_s: float = 0.5
     retry_cap_s: float = 30.0
-    gate_base_s: float = 0.5
+    breaker_base_s: float = 0.5
     """First wait after an endpoint refused calls; it doubles with every probe that is refused too."""
-    gate_cap_s: float = 15.0
+    breaker_cap_s: float = 15.0
     """Longest wait between two probes: what a recovered endpoint may stand idle for."""
     recent_facts: int = 1_000
     """Facts remembered for redelivered tasks; a connection returns at most one budget of them."""

@@ -25,6 +25,9 @@ MAX_HEARTBEATS: Final = 10_000
 """Nobody reads older ones; keeps a broker alive whose results service is down."""
 CANCELLATIONS_MAX_AGE: Final = "8D"
 """Longer than any task can live: the largest batch deadline is 7 days."""
+WAITING_EXPIRES_MS: Final = 8 * 24 * 3_600_000
+"""A waiting queue that no executor has consumed for so long belongs to a model that left the catalog; every task in it
+is past its deadline (at most 7 days), so that the broker may delete it."""
 CONSUMER_TIMEOUT_MS: Final = 1_800_000
 """No delivery is held longer than 20 minutes; one held for 30 belongs to a consumer that hangs."""
 MANAGEMENT_PORT: Final = 15672
@@ -65,6 +68,16 @@ def policies(namespace: str) -> tuple[Policy, ...]:
             f"{namespace}-work",
             f"{ours}(dispatcher|executions|results)\\.",
             {"delivery-limit": BROKER_DELIVERY_LIMIT, "dead-letter-exchange": f"{namespace}.dead"},
+            newer={"consumer-timeout": CONSUMER_TIMEOUT_MS},
+        ),
+        Policy(
+            f"{namespace}-waiting",
+            f"{ours}waiting\\.",
+            {
+                "delivery-limit": BROKER_DELIVERY_LIMIT,
+                "dead-letter-exchange": f"{namespace}.dead",
+                "expires": WAITING_EXPIRES_MS,
+            },
             newer={"consumer-timeout": CONSUMER_TIMEOUT_MS},
         ),
         Policy(

@@ -81,7 +81,16 @@ class ExecutionTask(Strict):
     deadline_at: Timestamp
     """The batch's deadline: after it no call starts and none goes on."""
     prior_attempts: tuple[Attempt, ...] = ()
-    """Attempts made before an executor handed the task back."""
+    """Attempts made before an executor handed the task back or moved it."""
+    not_before: Timestamp | None = None
+    """When the next call may start: set by an executor that moves a task which backs off after a failed call."""
+
+
+class WaitingTask(ExecutionTask):
+    """The same message, addressed to the waiting queue of its model instead of the queue of its region.
+
+    Only the routing key differs: whoever reads it, from a queue or from the dead letters, sees an ``ExecutionTask``.
+    """
 
 
 class CloseBatch(Strict):

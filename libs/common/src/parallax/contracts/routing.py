@@ -27,6 +27,7 @@ from parallax.contracts.messages import (
     JobStarted,
     Message,
     SubmitJob,
+    WaitingTask,
 )
 
 
@@ -67,7 +68,7 @@ HEARTBEATS: Final = Queue("results.heartbeats", ("executor.heartbeat",), news=Tr
 CANCELLATIONS: Final = Queue(
     "cancellations", ("job.cancelled", "fence.cancellations"), kind=QueueKind.STREAM, news=True
 )
-DEAD_EXECUTIONS: Final = Queue("dead.executions", ("execution.run.*",), dead=True)
+DEAD_EXECUTIONS: Final = Queue("dead.executions", ("execution.run.*", "execution.wait.#"), dead=True)
 """Tasks that no executor could handle: the dispatcher turns them into failed facts."""
 DEAD_LETTERS: Final = Queue(
     "dead.letters",
@@ -93,8 +94,35 @@ def executions(region: str) -> Queue:
     return Queue(f"executions.{region}", (f"execution.run.{region}",))
 
 
+def waiting(region: str, model: str) -> Queue:
+    """The queue of a region's tasks whose model does not accept calls at the moment."""
+    return Queue(f"waiting.{region}.{model}", (_waiting_key(region, model),))
+
+
+def region_queues(region: str, models: Iterable[str]) -> tuple[Queue, ...]:
+    """Every queue that may hold tasks of a region: its own, and the waiting queue of each of its models."""
+    return (executions(region), *(waiting(region, model) for model in models))
+
+
+def on_demand(name_or_key: str, regions: Iterable[str]) -> Queue | None:
+    """The waiting queue that has a name or a routing key; ``None`` when it belongs to none of the regions.
+
+    Waiting queues are declared by the first consumer or publisher that needs them: a service knows the regions of its
+    installation, while models come and go with the catalog.
+    """
+    for region in regions:
+        for prefix in (f"waiting.{region}.", _waiting_key(region, "")):
+            if name_or_key.startswith(prefix) and len(name_or_key) > len(prefix):
+                return waiting(region, name_or_key.removeprefix(prefix))
+    return None
+
+
+def _waiting_key(region: str, model: str) -> str:
+    return f"execution.wait.{region}.{model}"
+
+
 def topology(regions: Iterable[str]) -> tuple[Queue, ...]:
-    """Every queue of an installation."""
+    """Every queue of an installation that exists from the start; see ``on_demand`` for the others."""
     fixed = (
         SUBMISSIONS, PROGRESS, FACTS, BATCHES, EVENTS, HEARTBEATS, CANCELLATIONS, DEAD_EXECUTIONS, DEAD_LETTERS,
     )  # fmt: skip
@@ -105,6 +133,7 @@ _KEYS: Final[dict[type[Message], str]] = {
     SubmitJob: "job.submit",
     CancelJob: "job.cancel",
     ExecutionTask: "execution.run.{region}",
+    WaitingTask: "execution.wait.{region}.{model}",
     ExecutionFinished: "execution.finished",
     CloseBatch: "batch.close",
     InspectBatch: "batch.inspect",
@@ -124,7 +153,7 @@ _KEYS: Final[dict[type[Message], str]] = {
 def routing_key(message: Message) -> str:
     """The routing key of a message."""
     key = _KEYS[type(message)]
-    return key.format(region=message.region) if isinstance(message, ExecutionTask) else key
+    return key.format(region=message.region, model=message.model) if isinstance(message, ExecutionTask) else key
 
 
 def key_of(model: type[Message], region: str) -> str:

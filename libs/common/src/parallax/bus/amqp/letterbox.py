@@ -138,15 +138,15 @@ def _looked_at_often(message: DeliveredMessage) -> bool:
 
 
 def _replay(letter: DeadLetter, topology: Topology) -> OutgoingMessage:
-    by_name = {queue.name: queue for queue in topology.queues}
-    if letter.queue is None or letter.queue not in by_name:
+    queue = topology.find(letter.queue or "")
+    if queue is None:
         raise InvalidInputError(
             f"dead letter {letter.id} came from {letter.queue or 'an unknown queue'}, which this installation does not "
             f"have: it can only be dropped"
         )
     return OutgoingMessage(
         "",
-        topology.name(by_name[letter.queue]),
+        topology.name(queue),
         letter.body,
         headers={**letter.headers, **_text(letters.KEY_HEADER, letter.key)},
         reply_to=letter.reply_to,

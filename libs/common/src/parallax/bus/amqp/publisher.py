@@ -238,7 +238,8 @@ class _Call:
         try:
             with loss_is_unavailable("declaring the queues"):
                 async with asyncio.timeout(publisher.timeout_s):
-                    await publisher.topology.declare(await publisher.connection.connection())
+                    needed = publisher.topology.needed(each.key for each in self._undelivered)
+                    await publisher.topology.declare(await publisher.connection.connection(), needed)
         except UnavailableError as error:
             self._reason = error
             return states.Refused()

@@ -9,7 +9,7 @@ from aiormq.exceptions import ChannelPreconditionFailed
 from pamqp.common import FieldValue
 
 from parallax.bus.amqp.connection import close_channel
-from parallax.contracts.routing import RETIRED_BINDINGS, Queue, QueueKind, topology
+from parallax.contracts.routing import RETIRED_BINDINGS, Queue, QueueKind, on_demand, topology
 from parallax.errors import UnroutableError
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,8 @@ class Topology:
         self.namespace = namespace
         self.exchange = namespace
         self.dead_exchange = f"{namespace}.dead"
-        self.queues = topology(regions)
-        self._names = frozenset(queue.name for queue in self.queues)
+        self._regions = tuple(regions)
+        self.queues = topology(self._regions)
 
     def name(self, queue: Queue) -> str:
         """The queue's name on the broker.
@@ -41,9 +41,19 @@ class Topology:
         Raises:
             UnroutableError: It is not a queue of this installation (an unknown region, for example).
         """
-        if queue.name not in self._names:
+        if self.find(queue.name) is None:
             raise UnroutableError(f"there is no queue {queue.name!r} in this installation")
         return f"{self.namespace}.{queue.name}"
+
+    def find(self, name_or_key: str) -> Queue | None:
+        """The queue of this name, or the one declared on demand for this routing key; the namespace may stand first."""
+        name = name_or_key.removeprefix(f"{self.namespace}.")
+        return next((q for q in self.queues if q.name == name), None) or on_demand(name, self._regions)
+
+    def needed(self, keys: Iterable[str]) -> tuple[Queue, ...]:
+        """Every queue that exists from the start, and those that messages with these keys need on demand."""
+        found = {queue.name: queue for key in keys if (queue := self.find(key)) is not None}
+        return tuple({**{queue.name: queue for queue in self.queues}, **found}.values())
 
     async def declare(self, connection: AbstractConnection, queues: Sequence[Queue] | None = None) -> None:
         """Create whatever is missing of the given queues, or of all, and remove the bindings they no longer have.

@@ -16,7 +16,7 @@ from parallax.bus.memory.consumers import (
 from parallax.bus.port import MAX_DELIVERIES, Delivery
 from parallax.clock import Clock, SystemClock
 from parallax.contracts.messages import Message, encode
-from parallax.contracts.routing import Queue, QueueKind, expires_s, routing_key, topology
+from parallax.contracts.routing import Queue, QueueKind, expires_s, on_demand, routing_key, topology
 from parallax.errors import UnroutableError
 
 
@@ -38,7 +38,8 @@ class MemoryBroker:
         clock: Clock | None = None,
         wake: Callable[["MemoryBroker"], None] | None = None,
     ) -> None:
-        specs = topology(regions)
+        self._regions = tuple(regions)
+        specs = topology(self._regions)
         self._queues = {s.name: QueueState(s) for s in specs if s.kind is QueueKind.QUORUM}
         self._streams = {s.name: StreamState(s) for s in specs if s.kind is QueueKind.STREAM}
         self._specs = specs
@@ -60,7 +61,7 @@ class MemoryBroker:
     def deliver_all(self) -> None:
         """Deliver whatever can be delivered, consumers of a queue in turn."""
         self._scheduled = False
-        for queue in self._queues.values():
+        for queue in tuple(self._queues.values()):  # a handler may declare another one
             while self._drop_expired(queue) and (consumer := self._next_idle(queue)) is not None:
                 self._deliver(queue, consumer)
         for stream in self._streams.values():
@@ -127,7 +128,7 @@ class MemoryBroker:
         if queue.kind is QueueKind.STREAM:
             self._streams[queue.name].entries.append(stored)
         else:
-            self._queues[queue.name].ready.append(stored)
+            self._queue(queue).ready.append(stored)
         self.wake()
 
     def bury(self, queue: Queue, stored: Stored, reason: str) -> None:
@@ -144,6 +145,8 @@ class MemoryBroker:
 
     def _route(self, stored: Stored, *, dead: bool) -> None:
         bound = [s for s in self._specs if s.dead is dead and any(letters.matches(k, stored.key) for k in s.keys)]
+        if not dead and (waiting := on_demand(stored.key, self._regions)) is not None:
+            bound.append(self._queue(waiting).spec)
         if not bound:
             raise UnroutableError(f"no queue takes messages with the key {stored.key!r}")
         for spec in bound:
@@ -190,5 +193,7 @@ class MemoryBroker:
 
     def _queue(self, queue: Queue) -> QueueState:
         if queue.name not in self._queues:
-            raise UnroutableError(f"there is no queue {queue.name!r}")
+            if on_demand(queue.name, self._regions) is None:
+                raise UnroutableError(f"there is no queue {queue.name!r}")
+            self._queues[queue.name] = QueueState(queue)
         return self._queues[queue.name]

@@ -69,9 +69,11 @@ def _region(api: Api, name: str, executors: tuple[ExecutorState, ...], depth: in
 
 
 async def _depth(api: Api, region: str) -> int | None:
+    """Tasks that wait in the region's queue and in the waiting queues of its models."""
     try:
         async with asyncio.timeout(DEPTH_TIMEOUT_S):
-            return await api.bus.depth(routing.executions(region))
+            queues = routing.region_queues(region, api.catalog.models_in(region))
+            return sum(await asyncio.gather(*(api.bus.depth(queue) for queue in queues)))
     except (UnavailableError, UnroutableError, TimeoutError):
         return None
 
