@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -39,18 +39,7 @@ class Witness:
 
     def contradictions(self, job_id: str) -> list[str]:
         """What users were told about a job that cannot all be true."""
-        ends = [str(end.get("outcome")) for end in self.finished[job_id]]
-        shown = self.shown[job_id]
-        found = []
-        if len(ends) > 1:
-            found.append(f"{len(ends)} different ends were announced: {self.finished[job_id]}")
-        if job_id in self.cancelled and ends and ends[-1] != "cancelled":
-            found.append(f"its cancellation was announced, then its end as {ends[-1]}")
-        if len(shown) > 1:
-            found.append(f"its final state changed: {', '.join(shown)}")
-        if ends and shown and ends[-1] != shown[-1]:
-            found.append(f"announced as {ends[-1]}, shown as {shown[-1]}")
-        return found
+        return contradictions(self.finished[job_id], job_id in self.cancelled, self.shown[job_id])
 
     async def listen(self) -> None:
         """Hear every message, across every loss of the broker; until cancelled."""
@@ -116,6 +105,21 @@ class Witness:
             self.cancelled.add(job_id)
         elif told not in self.finished[job_id]:
             self.finished[job_id].append(told)
+
+
+def contradictions(finished: Sequence[Mapping[str, Any]], cancelled: bool, shown: Sequence[str]) -> list[str]:
+    """What cannot all be true: the different ends announced, whether a cancellation was, and the final states shown."""
+    ends = [str(end.get("outcome")) for end in finished]
+    found = []
+    if len(ends) > 1:
+        found.append(f"{len(ends)} different ends were announced: {[dict(end) for end in finished]}")
+    if cancelled and any(end != "cancelled" for end in ends):
+        found.append(f"its cancellation was announced, and its end as {', '.join(ends)}")
+    if len(shown) > 1:
+        found.append(f"its final state changed: {', '.join(shown)}")
+    if ends and shown and ends[-1] != shown[-1]:
+        found.append(f"announced as {ends[-1]}, shown as {shown[-1]}")
+    return found
 
 
 @asynccontextmanager
