@@ -2,17 +2,23 @@
 
 import argparse
 import asyncio
+import io
 import json
 import logging
+import subprocess
 import sys
+import tarfile
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
-from tests.chaos.blows import BLOWS
+from tests.chaos.blows import BLOWS, rolling_upgrade
 from tests.chaos.run import Report, chaos
 from tests.harness.installation import PRODUCTION, QUICK
 from tests.harness.rabbitmq import rabbitmq_node
+
+ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 def main() -> int:
@@ -22,6 +28,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="parallax-chaos-") as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
+        blows = [BLOWS[name] for name in options.only]
+        if options.older is not None:
+            blows.append(rolling_upgrade(sources(options.older, folder / "older")))
         with rabbitmq_node(folder / "rabbitmq") as node:
             report = asyncio.run(
                 chaos(
@@ -31,7 +40,7 @@ def main() -> int:
                     seconds=60 * options.minutes,
                     seed=options.seed,
                     say=lambda line: print(line, file=sys.stderr, flush=True),
-                    blows=options.only,
+                    blows=blows,
                     timings=QUICK if options.quick else PRODUCTION,
                 )
             )
@@ -51,10 +60,22 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="BLOW,...",
         help=f"blows to choose from: {', '.join(BLOWS)}",
     )
+    parser.add_argument("--older", metavar="COMMIT", help="also roll the services back to this commit, and forward")
     parser.add_argument("--quick", action="store_true", help="services less patient than users have them")
     parser.add_argument("--folder", type=Path, help="where logs are kept; a temporary folder otherwise")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args(arguments)
+
+
+def sources(commit: str, folder: Path) -> Path:
+    """The sources of an earlier commit, in a folder."""
+    folder.mkdir(exist_ok=True)
+    archive = subprocess.run(
+        ["git", "archive", commit, "libs", "services"], cwd=ROOT, stdout=subprocess.PIPE, check=True
+    ).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
+        packed.extractall(folder, filter="data")
+    return folder
 
 
 def _names(given: str) -> tuple[str, ...]:

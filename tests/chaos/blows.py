@@ -1,7 +1,8 @@
 """Every blow by name: how often it is chosen, and whether it is over soon enough for the short form."""
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -55,12 +56,16 @@ _ALL: Final = (
 )
 
 BLOWS: Final[dict[str, Blow]] = {blow.name: blow for blow in _ALL}
-QUICK: Final = tuple(blow.name for blow in _ALL if blow.quick)
+QUICK: Final = tuple(blow for blow in _ALL if blow.quick)
 
 
-async def strike(installation: Installation, random: Random, among: Collection[str] = tuple(BLOWS)) -> str:
-    """Strike once with one of the named blows, return when it is over, and say which it was."""
-    blows = [blow for blow in _ALL if blow.name in among]
+def rolling_upgrade(older: Path) -> Blow:
+    """The blow that needs the sources of an earlier commit."""
+    return Blow("rolling-upgrade", lambda installation, _: services.rolling_upgrade(installation, older), 2)
+
+
+async def strike(installation: Installation, random: Random, blows: Sequence[Blow]) -> str:
+    """Strike once with one of the blows, return when it is over, and say which it was."""
     blow = random.choices(blows, weights=[each.weight for each in blows])[0]
     await blow.strike(installation, random)
     return blow.name

@@ -3,13 +3,13 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Final
 
-from tests.chaos.blows import strike
+from tests.chaos.blows import Blow, strike
 from tests.harness.accounts import Accounts, Balance, draw_job, settle
 from tests.harness.installation import PRODUCTION, Installation, Timings, installation
 from tests.harness.rabbitmq import Node
@@ -49,7 +49,7 @@ async def chaos(
     seconds: float,
     seed: int,
     say: Callable[[str], None],
-    blows: Collection[str],
+    blows: Sequence[Blow],
     timings: Timings = PRODUCTION,
 ) -> Report:
     """Run for so long, heal everything, wait for the jobs, and close the accounts."""

@@ -1,7 +1,9 @@
 """Blows to service processes, and what their operators do to them in good order."""
 
 import asyncio
+import os
 import signal
+from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -60,6 +62,21 @@ async def rolling_restart(installation: Installation, _: Random) -> None:
         await installation.remove(name)
         installation.bring_back(name)
         await installation.ready([name])
+
+
+async def rolling_upgrade(installation: Installation, older: Path) -> None:
+    """Roll every replica back to older sources, let old and new work side by side meanwhile, and roll forward again."""
+    for sources in (older, None):
+        for name in installation.services:
+            await installation.remove(name)
+            installation.bring_back(name, {"PYTHONPATH": python_path(sources)})
+            await installation.ready([name])
+
+
+def python_path(sources: Path | None) -> str:
+    """Where Python finds the packages of a checkout; nowhere special for the installed ones."""
+    folders = sorted(sources.glob("libs/*/src")) + sorted(sources.glob("services/*/src")) if sources else []
+    return os.pathsep.join(map(str, folders))
 
 
 async def scale_up(installation: Installation, random: Random) -> None:

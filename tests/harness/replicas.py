@@ -121,8 +121,9 @@ class Replicas:
             self._note_exit(name, process.returncode, asked=True)
         return int(process.returncode)
 
-    def bring_back(self, name: str) -> None:
-        """Start a replica that was removed."""
+    def bring_back(self, name: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start a replica that was removed; from now on also with these variables."""
+        self._replicas[name].environment.update(environment or {})
         self._held.discard(name)
         self._start(name)
 
