@@ -35,6 +35,7 @@ _ALL: Final = (
     Blow("network-pause", broker.network_pause, 4, quick=True),
     Blow("half-open", broker.half_open, 4, quick=True),
     Blow("half-open-long", broker.half_open_long, 1),
+    Blow("publishes-held", broker.publishes_held, 2),
     Blow("slow-broker", broker.slow, 2, quick=True),
     Blow("broker-app", broker.restart_app, 2, quick=True),
     Blow("broker-node", broker.kill_node, 2, quick=True),

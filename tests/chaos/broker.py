@@ -15,6 +15,8 @@ from tests.harness.proxy import BOTH, Direction
 DIRECTIONS: Final = (BOTH, frozenset({Direction.TO_SERVER}), frozenset({Direction.TO_CLIENT}))
 SILENT_S: Final = (2.0, 6.0)
 """Below every heartbeat and timeout: a connection that speaks again goes on as if nothing had been."""
+UNCONFIRMED_S: Final = (11.0, 14.0)
+"""Longer than a publish may take (10 s), shorter than the broker's heartbeat."""
 LONG_SILENT_S: Final = (35.0, 60.0)
 """Two of the broker's heartbeats of 15 s are missed: both sides must have given the connection up."""
 ALARM_S: Final = (1.0, 4.0)
@@ -56,6 +58,20 @@ async def half_open(installation: Installation, random: Random) -> None:
 async def half_open_long(installation: Installation, random: Random) -> None:
     """Forward nothing for longer than heartbeats allow."""
     await _half_open(installation, random, random.uniform(*LONG_SILENT_S), lost=True)
+
+
+async def publishes_held(installation: Installation, random: Random) -> None:
+    """Hold back what a dispatcher or a writer of results sends until it has given its publishes up; then deliver it.
+
+    A memory alarm does the same, but to all at once, which leaves hardly anybody with something to publish.
+    """
+    name = victim(installation, random, random.choice(("dispatcher-", "results-")))
+    with installation.disturbed("publishes held back", name):
+        installation.broker.silence(name, directions={Direction.TO_SERVER})
+        try:
+            await asyncio.sleep(random.uniform(*UNCONFIRMED_S))
+        finally:
+            installation.broker.speak(name)
 
 
 async def _half_open(installation: Installation, random: Random, seconds: float, *, lost: bool) -> None:
