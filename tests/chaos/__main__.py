@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.chaos.blows import BLOWS, rolling_upgrade
-from tests.chaos.run import Report, chaos
+from tests.chaos.run import ENDING_S, Report, chaos
 from tests.harness.installation import PRODUCTION, QUICK
 from tests.harness.rabbitmq import rabbitmq_node
 
@@ -42,6 +42,7 @@ def main() -> int:
                     say=lambda line: print(line, file=sys.stderr, flush=True),
                     blows=blows,
                     timings=QUICK if options.quick else PRODUCTION,
+                    ending_s=options.ending,
                 )
             )
     print(json.dumps({**asdict(report), "faults": report.faults}) if options.json else text(report))
@@ -62,6 +63,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--older", metavar="COMMIT", help="also roll the services back to this commit, and forward")
     parser.add_argument("--quick", action="store_true", help="services less patient than users have them")
+    parser.add_argument(
+        "--ending", type=float, default=ENDING_S, metavar="SECONDS", help="how long jobs may go on after the last blow"
+    )
     parser.add_argument("--folder", type=Path, help="where logs are kept; a temporary folder otherwise")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args(arguments)

@@ -51,6 +51,7 @@ async def chaos(
     say: Callable[[str], None],
     blows: Sequence[Blow],
     timings: Timings = PRODUCTION,
+    ending_s: float = ENDING_S,
 ) -> Report:
     """Run for so long, heal everything, wait for the jobs, and close the accounts."""
     random, accounts, struck = Random(seed), Accounts(), Counter[str]()
@@ -70,7 +71,7 @@ async def chaos(
         over.set()
         await flow
         unready = await _unready(made)
-        await _all_ended(made, accounts)
+        await _all_ended(made, accounts, ending_s)
         await heard.heard_all()
         balance = await settle(made, accounts, heard)
         return Report(time.monotonic() - began, struck, made.restarts, balance, unready)
@@ -113,14 +114,14 @@ async def _unready(made: Installation) -> list[str]:
     return unready
 
 
-async def _all_ended(made: Installation, accounts: Accounts) -> None:
+async def _all_ended(made: Installation, accounts: Accounts, ending_s: float) -> None:
     """Wait for the ledger and for what users see; what has not ended in time shows in the balance."""
     terminal = "status IN ('completed', 'failed', 'cancelled')"
     try:
         await made.wait_for(
             f"SELECT (SELECT count(*) FROM dispatcher.jobs WHERE phase = 'finished') >= :jobs"
             f" AND (SELECT count(*) FROM results.jobs WHERE {terminal}) >= :jobs",
-            patience_s=ENDING_S,
+            patience_s=ending_s,
             jobs=len(accounts.jobs),
         )
     except TimeoutError:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.chaos.blows import QUICK as QUICK_BLOWS
 from tests.chaos.run import chaos
-from tests.harness.installation import QUICK
+from tests.harness.installation import PATIENCE_S, QUICK
 from tests.harness.rabbitmq import Node
 
 SECONDS = 25.0
@@ -27,6 +27,7 @@ async def test_nothing_is_lost_doubled_or_hung(tmp_path: Path, rabbitmq_node: No
         say=said.append,
         blows=QUICK_BLOWS,
         timings=QUICK,
+        ending_s=PATIENCE_S,
     )
     assert report.blows, said
     assert report.balance.jobs, said
