@@ -68,8 +68,9 @@ mutants: $(INSTALLED) ## planted bugs that the tests must catch
 	$(BIN)/python -m tests.simulation.mutants
 
 MINUTES ?= 5
-chaos: .venv/.rabbitmq ## real processes under random blows: make chaos MINUTES=5
-	$(BIN)/python -m tests.chaos --minutes $(MINUTES)
+SEED ?= 1
+chaos: .venv/.rabbitmq ## real processes with random failures injected: make chaos MINUTES=5 SEED=1 ONLY=kill,cut OLDER=COMMIT
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) $(if $(ONLY),--only $(ONLY)) $(if $(OLDER),--older $(OLDER))
 
 modal-deploy: $(INSTALLED) ## deploy the three regional Modal apps
 	for region in us eu apac; do $(BIN)/modal deploy modal_deployment/modal_hf_$$region.py || exit 1; done

@@ -1,30 +1,36 @@
-"""``python -m tests.chaos``: the long form."""
+"""``python -m tests.chaos``: the long form, at the timings that users get."""
 
 import argparse
 import asyncio
+import io
 import json
 import logging
+import subprocess
 import sys
+import tarfile
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
-from tests.chaos.run import Report, chaos
+from tests.chaos.blows import BLOWS, rolling_upgrade
+from tests.chaos.run import ENDING_S, Report, chaos
+from tests.harness.installation import PRODUCTION, QUICK
 from tests.harness.rabbitmq import rabbitmq_node
+
+ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 def main() -> int:
     """Run, print the report, and fail when anything is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="where logs are kept; a temporary folder otherwise")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = parse(sys.argv[1:])
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # it reports every blow to our own connection
     with tempfile.TemporaryDirectory(prefix="parallax-chaos-") as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
+        blows = [BLOWS[name] for name in options.only]
+        if options.older is not None:
+            blows.append(rolling_upgrade(sources(options.older, folder / "older")))
         with rabbitmq_node(folder / "rabbitmq") as node:
             report = asyncio.run(
                 chaos(
@@ -34,10 +40,54 @@ def main() -> int:
                     seconds=60 * options.minutes,
                     seed=options.seed,
                     say=lambda line: print(line, file=sys.stderr, flush=True),
+                    blows=blows,
+                    timings=QUICK if options.quick else PRODUCTION,
+                    ending_s=options.ending,
                 )
             )
-    print(json.dumps(asdict(report)) if options.json else text(report))
-    return 1 if any(report.balance.faults.values()) else 0
+    print(json.dumps({**asdict(report), "faults": report.faults}) if options.json else text(report))
+    return 1 if any(report.faults.values()) else 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options of a run."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--only",
+        type=_names,
+        default=tuple(BLOWS),
+        metavar="BLOW,...",
+        help=f"blows to choose from: {', '.join(BLOWS)}",
+    )
+    parser.add_argument("--older", metavar="COMMIT", help="also roll the services back to this commit, and forward")
+    parser.add_argument("--quick", action="store_true", help="services less patient than users have them")
+    parser.add_argument(
+        "--ending", type=float, default=ENDING_S, metavar="SECONDS", help="how long jobs may go on after the last blow"
+    )
+    parser.add_argument("--folder", type=Path, help="where logs are kept; a temporary folder otherwise")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args(arguments)
+
+
+def sources(commit: str, folder: Path) -> Path:
+    """The sources of an earlier commit, in a folder."""
+    folder.mkdir(exist_ok=True)
+    archive = subprocess.run(
+        ["git", "archive", commit, "libs", "services"], cwd=ROOT, stdout=subprocess.PIPE, check=True
+    ).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
+        packed.extractall(folder, filter="data")
+    return folder
+
+
+def _names(given: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in given.split(","))
+    unknown = [name for name in names if name not in BLOWS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no such blow: {', '.join(unknown)}")
+    return names
 
 
 def text(report: Report) -> str:
@@ -48,13 +98,20 @@ def text(report: Report) -> str:
     lines += [
         f"{balance.jobs} jobs, {balance.executions} executions planned, {report.restarts} restarts of services",
         *(f"  {count:4} {status}" for status, count in balance.by_status.most_common()),
-        f"{balance.calls} model calls, {balance.duplicate_calls} of them duplicates",
+        f"{balance.calls} model calls",
+        f"  {balance.duplicates_explained:4} duplicates that a lost executor explains",
+        f"  {len(balance.duplicates_unexplained):4} duplicates that nothing explains",
         f"longest stall: {balance.longest_stall_s:.1f} s",
-        *(f"  {count:4} {fault}" for fault, count in balance.faults.items()),
+        *(f"  {end}" for end in balance.exits),
+        *(f"  {count:4} {fault}" for fault, count in report.faults.items()),
     ]
-    for name in ("hung", "lost", "wrong_region", "started_after_cancel", "told_wrong"):
+    told = (
+        "hung", "lost", "wrong_region", "started_after_cancel", "told_wrong", "duplicates_unexplained", "dead_letters",
+        "crashed",
+    )  # fmt: skip
+    for name in told:
         lines += [f"{name}: {item}" for item in getattr(balance, name)[:10]]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"never ready again: {name}" for name in report.unready)])
 
 
 if __name__ == "__main__":

@@ -1,100 +1,72 @@
-"""The blows: each hurts something, waits a moment, and lets it heal."""
+"""Every blow by name: how often it is chosen, and whether it is over soon enough for the short form."""
 
-import asyncio
-import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Final
 
+from tests.chaos import broker, database, services
 from tests.harness.installation import Installation
 
-LONGEST_PAUSE_S: Final = 8.0
 
-Blow = Callable[[Installation, Random], Awaitable[None]]
+@dataclass(frozen=True, slots=True)
+class Blow:
+    """Something that hurts an installation for a bounded time, and is healed when ``strike`` returns."""
 
-
-def _victim(installation: Installation, random: Random, prefix: str = "") -> str:
-    return random.choice([name for name in installation.services if name.startswith(prefix)])
-
-
-async def kill(installation: Installation, random: Random) -> None:
-    """SIGKILL a replica of anything."""
-    installation.kill(_victim(installation, random))
-
-
-async def pause(installation: Installation, random: Random) -> None:
-    """SIGSTOP a replica for some seconds."""
-    name = _victim(installation, random)
-    installation.hold(name)
-    installation.signal(name, signal.SIGSTOP)
-    await asyncio.sleep(random.uniform(1, LONGEST_PAUSE_S))
-    installation.signal(name, signal.SIGCONT)
-    installation.unhold(name)
+    name: str
+    strike: Callable[[Installation, Random], Awaitable[None]]
+    weight: int
+    """How often it is chosen relative to the others; long ones are rare, or a run would consist of them."""
+    quick: bool = False
+    """Whether it is over in some seconds, and what it breaks is mended as soon."""
 
 
-async def replace_executor(installation: Installation, random: Random) -> None:
-    """SIGTERM an executor and start it again."""
-    name = _victim(installation, random, "executor-")
-    await installation.remove(name)
-    installation.bring_back(name)
+_ALL: Final = (
+    Blow("kill", services.kill, 16, quick=True),
+    Blow("pause", services.pause, 6, quick=True),
+    Blow("long-pause", services.long_pause, 1),
+    Blow("replace-executor", services.replace_executor, 6, quick=True),
+    Blow("rolling-restart", services.rolling_restart, 1),
+    Blow("scale-up", services.scale_up, 2),
+    Blow("scale-down", services.scale_down, 2, quick=True),
+    Blow("cut", broker.cut, 4, quick=True),
+    Blow("cut-one", broker.cut_one, 4, quick=True),
+    Blow("network-pause", broker.network_pause, 4, quick=True),
+    Blow("half-open", broker.half_open, 4, quick=True),
+    Blow("half-open-long", broker.half_open_long, 1),
+    Blow("publishes-held", broker.publishes_held, 2),
+    Blow("slow-broker", broker.slow, 2, quick=True),
+    Blow("broker-app", broker.restart_app, 2, quick=True),
+    Blow("broker-node", broker.kill_node, 2, quick=True),
+    Blow("memory-alarm", broker.memory_alarm, 2, quick=True),
+    Blow("memory-alarm-long", broker.memory_alarm_long, 1),
+    Blow("disk-alarm-long", broker.disk_alarm_long, 1),
+    Blow("purge-queue", broker.purge_queue, 1),
+    Blow("delete-queue", broker.delete_queue, 1),
+    Blow("database-killed", database.kill, 4, quick=True),
+    Blow("database-restarted", database.restart, 2, quick=True),
+    Blow("database-reset", database.reset, 3, quick=True),
+    Blow("database-away", database.away, 1),
+    Blow("database-half-open", database.half_open, 3, quick=True),
+    Blow("database-half-open-long", database.half_open_long, 1),
+    Blow("database-read-only", database.read_only, 2),
+    Blow("statements-cancelled", database.cancel_statements, 2, quick=True),
+    Blow("backends-terminated", database.terminate_backends, 2, quick=True),
+    Blow("too-many-connections", database.crowd, 2),
+)
+
+BLOWS: Final[dict[str, Blow]] = {blow.name: blow for blow in _ALL}
+QUICK: Final = tuple(blow for blow in _ALL if blow.quick)
 
 
-async def stop_broker_app(installation: Installation, random: Random) -> None:
-    """Stop the broker's application and start it again."""
-    await asyncio.to_thread(installation.node.ctl, "stop_app")
-    await asyncio.sleep(random.uniform(0, 2))
-    await asyncio.to_thread(installation.node.ctl, "start_app")
+def rolling_upgrade(older: Path) -> Blow:
+    """The blow that needs the sources of an earlier commit."""
+    return Blow("rolling-upgrade", lambda installation, _: services.rolling_upgrade(installation, older), 2)
 
 
-async def kill_broker(installation: Installation, random: Random) -> None:
-    """Kill the broker's node and start it on the disk it has."""
-    await asyncio.to_thread(installation.node.kill)
-    await asyncio.sleep(random.uniform(0, 1))
-    await asyncio.to_thread(installation.node.start)
-
-
-async def kill_database(installation: Installation, random: Random) -> None:
-    """Stop the database without a checkpoint and start it again."""
-    await asyncio.to_thread(installation.postgres.stop_immediately)
-    await asyncio.sleep(random.uniform(0, 1))
-    await asyncio.to_thread(installation.postgres.start)
-
-
-async def cut_connections(installation: Installation, _: Random) -> None:
-    """Break every connection to the broker."""
-    installation.proxy.cut()
-
-
-async def pause_network(installation: Installation, random: Random) -> None:
-    """Let nobody reach the broker for some seconds."""
-    installation.proxy.refuse()
-    await asyncio.sleep(random.uniform(1, LONGEST_PAUSE_S / 2))
-    installation.proxy.admit()
-
-
-async def memory_alarm(installation: Installation, random: Random) -> None:
-    """Make the broker block its publishers for some seconds."""
-    await asyncio.to_thread(installation.node.ctl, "set_vm_memory_high_watermark", "absolute", "1")
-    await asyncio.sleep(random.uniform(1, LONGEST_PAUSE_S / 2))
-    await asyncio.to_thread(installation.node.ctl, "set_vm_memory_high_watermark", "absolute", "2GB")
-
-
-BLOWS: Final[dict[str, tuple[Blow, int]]] = {
-    "kill -9 of a service": (kill, 8),
-    "service paused": (pause, 3),
-    "executor replaced": (replace_executor, 3),
-    "connections cut": (cut_connections, 4),
-    "network paused": (pause_network, 2),
-    "broker app restarted": (stop_broker_app, 1),
-    "broker node killed": (kill_broker, 1),
-    "database killed": (kill_database, 2),
-    "memory alarm": (memory_alarm, 1),
-}
-"""Every blow, and how often it is chosen relative to the others."""
-
-
-async def strike(installation: Installation, random: Random) -> str:
-    """Strike once, return when it is over, and say what it was."""
-    name = random.choices(list(BLOWS), weights=[weight for _, weight in BLOWS.values()])[0]
-    await BLOWS[name][0](installation, random)
-    return name
+async def strike(installation: Installation, random: Random, blows: Sequence[Blow]) -> str:
+    """Strike once with one of the blows, return when it is over, and say which it was."""
+    blow = random.choices(blows, weights=[each.weight for each in blows])[0]
+    await blow.strike(installation, random)
+    return blow.name

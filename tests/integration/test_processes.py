@@ -13,7 +13,7 @@ import aio_pika
 import pytest
 import pytest_asyncio
 
-from tests.chaos import blows
+from tests.chaos import broker, database
 from tests.harness.accounts import Accounts, draw_job, settle
 from tests.harness.installation import Installation, installation
 from tests.harness.rabbitmq import Node
@@ -37,12 +37,12 @@ STRIKES: dict[str, Callable[[Installation], Awaitable[None]]] = {
     "dispatcher killed": lambda made: _kill(made, "dispatcher-0"),
     "results killed": lambda made: _kill(made, "results-0"),
     "executor killed": lambda made: _kill(made, "executor-eu-0"),
-    "broker app restarted": lambda made: blows.stop_broker_app(made, Random(1)),
-    "broker node killed": lambda made: blows.kill_broker(made, Random(1)),
-    "database killed": lambda made: blows.kill_database(made, Random(1)),
-    "connections cut": lambda made: blows.cut_connections(made, Random(1)),
-    "network paused": lambda made: blows.pause_network(made, Random(1)),
-    "memory alarm": lambda made: blows.memory_alarm(made, Random(1)),
+    "broker app restarted": lambda made: broker.restart_app(made, Random(1)),
+    "broker node killed": lambda made: broker.kill_node(made, Random(1)),
+    "database killed": lambda made: database.kill(made, Random(1)),
+    "connections cut": lambda made: broker.cut(made, Random(1)),
+    "network paused": lambda made: broker.network_pause(made, Random(1)),
+    "memory alarm": lambda made: broker.memory_alarm(made, Random(1)),
 }
 
 
@@ -61,7 +61,7 @@ async def test_a_job_survives(
     await running.wait_for(_ENDED, job=job)
     await running.ready()
     balance = await settle(running, accounts)
-    record_property("duplicate_calls", balance.duplicate_calls)
+    record_property("duplicates_explained", balance.duplicates_explained)
     assert not any(balance.faults.values()), balance
     assert balance.by_status == {"completed": 30}
 
@@ -147,9 +147,7 @@ async def test_a_broker_that_lost_its_disk(running: Installation) -> None:
     accounts.jobs[job] = draw_job(Random(7), job, questions=4)
     await running.submit(job, accounts.jobs[job])
     await running.wait_for("SELECT count(*) >= 6 FROM results.executions WHERE job_id = :job", job=job)
-    await asyncio.to_thread(running.node.kill)
-    await asyncio.to_thread(running.node.wipe)
-    await asyncio.to_thread(running.node.start)
+    await broker.lose_disk(running, Random(1))
     await running.wait_for("SELECT phase = 'finished' FROM dispatcher.jobs WHERE id = :job", job=job)
     await running.wait_for(_ENDED, job=job)
     balance = await settle(running, accounts)
