@@ -27,6 +27,7 @@ from parallax.contracts.outcomes import (
     Usage,
 )
 from parallax.contracts.plan import BatchPlan, BatchRef, Cell, JobPlan
+from parallax.contracts.problem import Problem as Problem  # noqa: PLC0414 - readers of messages look for it here
 
 Version = Literal[1]
 
@@ -199,14 +200,6 @@ class JobAccepted(Strict):
     executions: int
     accepted_at: Timestamp
     retry_of: JobId | None = None
-
-
-class Problem(Strict):
-    """One thing that is wrong with a document: where (RFC 6901 pointer), what, and what is allowed."""
-
-    pointer: str
-    message: str
-    allowed: str | None = None
 
 
 class JobRejected(Strict):
