@@ -7,16 +7,16 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from parallax.contracts.messages import MESSAGE_TYPES, Message, decode, encode
+from parallax.contracts.messages import MESSAGE_TYPES, ReceivedMessage, decode, encode
 from parallax.contracts.routing import expires_s, key_of, routing_key, topology
 from tests.unit.contracts.samples import SAMPLES
 
 GOLDEN = Path(__file__).parent / "golden"
-BY_KIND: dict[str, Message] = {sample.kind: sample for sample in SAMPLES}
+BY_KIND: dict[str, ReceivedMessage] = {sample.kind: sample for sample in SAMPLES}
 
 
 def test_every_message_has_a_sample() -> None:
-    assert {type(sample) for sample in SAMPLES} == set(get_args(Message)) == set(MESSAGE_TYPES)
+    assert {type(sample) for sample in SAMPLES} == set(get_args(ReceivedMessage)) == set(MESSAGE_TYPES)
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("v*/*.json")), ids=lambda p: f"{p.parent.name}-{p.stem}")
@@ -30,13 +30,13 @@ def test_a_batch_opened_before_questions_were_told_is_still_understood() -> None
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.kind)
-def test_what_is_written_today_is_the_golden_sample(sample: Message) -> None:
+def test_what_is_written_today_is_the_golden_sample(sample: ReceivedMessage) -> None:
     golden = json.loads((GOLDEN / f"v{sample.version}" / f"{sample.kind}.json").read_text(encoding="utf-8"))
     assert json.loads(encode(sample)) == golden
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.kind)
-def test_unknown_fields_and_versions_are_refused(sample: Message) -> None:
+def test_unknown_fields_and_versions_are_refused(sample: ReceivedMessage) -> None:
     document = json.loads(encode(sample))
     for change in ({"surprise": 1}, {"version": 2}):
         with pytest.raises(ValidationError):
@@ -53,7 +53,7 @@ def test_what_is_no_message_is_refused(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.kind)
-def test_every_message_has_a_queue_to_go_to(sample: Message) -> None:
+def test_every_message_has_a_queue_to_go_to(sample: ReceivedMessage) -> None:
     bound = {key for queue in topology(["eu"]) if not queue.dead for key in queue.keys}
     assert routing_key(sample) in bound
     assert routing_key(sample) == key_of(type(sample), "eu")

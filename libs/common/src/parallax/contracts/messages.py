@@ -5,6 +5,7 @@ changes, of which there were none so far. Producers outside Parallax may leave b
 only one kind.
 """
 
+import json
 from datetime import datetime
 from typing import Annotated, Literal, Self, get_args
 from uuid import UUID
@@ -43,6 +44,25 @@ class SubmitJob(Strict):
     job_id: JobId
     job: JobSpec
     submitted_at: Timestamp | None = None
+
+
+class EncodedSubmitJob(Strict):
+    """A ``SubmitJob`` to publish whose job was checked and stays as it was written, so that it is not encoded again.
+
+    It exists on the publishing side alone: what arrives is a ``SubmitJob``.
+    """
+
+    kind: Literal["submit_job"] = "submit_job"
+    version: Version = 1
+    job_id: JobId
+    body: bytes
+    """The whole message, as ``encode`` gives it."""
+
+    @classmethod
+    def of(cls, job_id: str, job: bytes, submitted_at: datetime) -> Self:
+        """The message that submits the job in a JSON document."""
+        envelope = {"kind": "submit_job", "version": 1, "job_id": job_id, "submitted_at": submitted_at.isoformat()}
+        return cls(job_id=job_id, body=json.dumps(envelope).encode()[:-1] + b', "job": ' + job + b"}")
 
 
 class CancelJob(Strict):
@@ -298,7 +318,7 @@ class FenceMarker(Strict):
     token: str
 
 
-Message = (
+ReceivedMessage = (
     SubmitJob
     | CancelJob
     | ExecutionTask
@@ -316,19 +336,24 @@ Message = (
     | ExecutorHeartbeat
     | FenceMarker
 )
-"""Any message."""
+"""Any message, as a consumer reads it."""
 
-MESSAGE_TYPES: tuple[type[Message], ...] = get_args(Message)
+Message = ReceivedMessage | EncodedSubmitJob
+"""Any message, as a producer publishes it."""
 
-_ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
+MESSAGE_TYPES: tuple[type[ReceivedMessage], ...] = get_args(ReceivedMessage)
+
+_ANY: TypeAdapter[ReceivedMessage] = TypeAdapter(Annotated[ReceivedMessage, Field(discriminator="kind")])
 
 
 def encode(message: Message) -> bytes:
     """The message as one JSON document in UTF-8."""
+    if isinstance(message, EncodedSubmitJob):
+        return message.body
     return message.model_dump_json().encode()
 
 
-def decode(body: bytes) -> Message:
+def decode(body: bytes) -> ReceivedMessage:
     """The message in a body of which any kind is expected.
 
     Raises:

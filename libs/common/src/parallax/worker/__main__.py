@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator
 from typing import BinaryIO, Final, Protocol, cast
 
-from parallax.worker.frames import END, FAILURE, MEMORY, PART, READY, frame, read_frame
+from parallax.worker.frames import END, FAILURE, MEMORY, PART, READY, read_frame, write_frame
 
 NICENESS: Final = 5
 """The services that share the machine have work that somebody waits for."""
@@ -41,18 +41,17 @@ def main(target: str, memory_bytes: int, seconds: float) -> None:
     output = _own_output()
     module, name = target.split(":")
     work = cast("Work", getattr(importlib.import_module(module), name))
-    argument, document = read_frame(sys.stdin.buffer), [read_frame(sys.stdin.buffer)]
+    argument, document = read_frame(sys.stdin.buffer).data, [read_frame(sys.stdin.buffer).data]
     _limit_memory(memory_bytes)
-    _write(output, frame(READY))
+    write_frame(output, READY)
     try:
         for part in work(argument, document.pop()):
-            _write(output, frame(PART, part))
-        last = frame(END)
+            write_frame(output, PART, part)
+        write_frame(output, END)
     except MemoryError:
-        last = frame(MEMORY)
+        write_frame(output, MEMORY)
     except Exception:  # noqa: BLE001 - the parent logs it
-        last = frame(FAILURE, traceback.format_exc(limit=-8).encode(errors="replace"))
-    _write(output, last)
+        write_frame(output, FAILURE, traceback.format_exc(limit=-8).encode(errors="replace"))
 
 
 def _own_output() -> BinaryIO:
@@ -60,11 +59,6 @@ def _own_output() -> BinaryIO:
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return output
-
-
-def _write(output: BinaryIO, data: bytes) -> None:
-    output.write(data)
-    output.flush()
 
 
 def _limit_memory(memory_bytes: int) -> None:

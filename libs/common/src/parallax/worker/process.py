@@ -9,12 +9,13 @@ import asyncio
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from parallax.errors import ParallaxError, UnavailableError
 from parallax.telemetry import get_logger
-from parallax.worker.frames import END, FAILURE, MEMORY, PART, READY, frame, frames
+from parallax.worker.frames import END, FAILURE, INPUT, MEMORY, PART, READY, Frame, read_frame, write_frame
 
 log = get_logger(__name__)
 
@@ -56,9 +57,12 @@ class Worker:
         async with self._turn:
             process = self._start()
             try:
-                received = await asyncio.to_thread(self._converse, process, argument, document)
+                async with asyncio.timeout(self._limits.time_s):
+                    received = await asyncio.to_thread(_converse, process, argument, document)
+            except TimeoutError as error:
+                raise WorkerFailedError(f"takes longer than {self._limits.time_s:g} s to check") from error
             finally:
-                process.kill()  # does nothing to one that has ended; after a cancellation its thread waits for this
+                process.kill()  # nothing happens to one that has ended; otherwise its thread goes on and ends
         return self._parts(process.returncode, received)
 
     def _start(self) -> "subprocess.Popen[bytes]":
@@ -83,25 +87,29 @@ class Worker:
         except OSError as error:
             raise UnavailableError(f"no worker can be started: {error}") from error
 
-    def _converse(self, process: "subprocess.Popen[bytes]", argument: bytes, document: bytes) -> bytes:
-        """All that the worker has to say, in a thread of its own."""
-        try:
-            received, _ = process.communicate(frame(PART, argument) + frame(PART, document), self._limits.time_s)
-        except subprocess.TimeoutExpired as error:
-            process.kill()
-            process.communicate()
-            raise WorkerFailedError(f"takes longer than {self._limits.time_s:g} s to check") from error
-        return received
-
-    def _parts(self, code: int, received: bytes) -> list[bytes]:
-        found = list(frames(received))
-        kinds = {kind for kind, _ in found}
+    def _parts(self, code: int, received: list[Frame]) -> list[bytes]:
+        kinds = {frame.kind for frame in received}
         if READY not in kinds:
             raise UnavailableError(f"a worker ended with {code} before its work began")
         if END in kinds:
-            return [data for kind, data in found if kind == PART]
-        traceback = next((data.decode(errors="replace") for kind, data in found if kind == FAILURE), None)
+            return [frame.data for frame in received if frame.kind == PART]
+        traceback = next((frame.data.decode(errors="replace") for frame in received if frame.kind == FAILURE), None)
         log.error("worker_failed", target=self._target, code=code, traceback=traceback)
         if MEMORY in kinds:
             raise WorkerFailedError(f"takes more than {self._limits.memory_bytes // 2**20} MiB of memory to check")
-        raise WorkerFailedError("cannot be checked: its check failed")
+        raise WorkerFailedError("cannot be checked: the process that checked it failed")
+
+
+def _converse(process: "subprocess.Popen[bytes]", argument: bytes, document: bytes) -> list[Frame]:
+    """All that the worker has to say, in a thread of its own, which ends with the worker."""
+    received: list[Frame] = []
+    with suppress(BrokenPipeError), process:  # closing what could not be written fails once more
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(BrokenPipeError):  # it has ended, and what it said before tells why
+            write_frame(process.stdin, INPUT, argument)
+            write_frame(process.stdin, INPUT, document)
+        with suppress(EOFError):
+            while True:
+                received.append(read_frame(process.stdout))
+    return received
