@@ -97,10 +97,23 @@ async def test_a_request_keeps_its_own_id(stage: Stage) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"\xff\xfe", b'{"a": NaN}', b'{"a": Infinity}', b"[" * 100_000, b'{"a": ' + b"9" * 10_000 + b"}"],
+    [b"", b"{", b"\xff\xfe", b'{"a": NaN}', b'{"a": Infinity}', b'{"a": ' + b"9" * 10_000 + b"}"],
 )
 async def test_what_is_no_json_is_refused(stage: Stage, body: bytes) -> None:
     problem_of(await stage.http.post("/v1/jobs", content=body, headers=JSON), 400)
+
+
+async def test_what_is_beyond_the_bounds_of_a_job_is_refused_before_it_is_read(stage: Stage) -> None:
+    problem = problem_of(await stage.http.post("/v1/jobs", content=b"[" * 100_000, headers=JSON), 422)
+    assert problem["errors"] == [{"message": "is nested too deeply", "pointer": "", "allowed": "at most 64 levels"}]
+
+
+async def test_a_key_that_is_given_twice_has_its_place(stage: Stage) -> None:
+    body = json.dumps(job_document(1)).replace('"text":', '"text": "Why?", "text":')
+    problem = problem_of(await stage.http.post("/v1/jobs", content=body, headers=JSON), 422)
+    assert [(place["pointer"], place["message"]) for place in problem["errors"]] == [
+        ("/questions/0/text", "is given twice")
+    ]
 
 
 async def test_a_body_beyond_the_limit_is_refused_however_it_is_sent(stage: Stage) -> None:

@@ -184,7 +184,7 @@ HOSTILE = {
     "no job id": json.dumps({"job": job_document()}).encode(),
     "an unusable job id": json.dumps({"job_id": "Job 1", "job": job_document()}).encode(),
     "a number as job id": json.dumps({"job_id": 7, "job": job_document()}).encode(),
-    "too large": json.dumps({"job_id": "job", "job": "x" * MAX_JOB_BYTES}).encode(),
+    "too large, and no usable id": json.dumps({"job_id": "Job 1", "job": "x" * MAX_JOB_BYTES}).encode(),
 }
 
 

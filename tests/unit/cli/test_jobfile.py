@@ -115,7 +115,7 @@ def test_one_bad_row_does_not_hide_the_next(tmp_path: Path) -> None:
         ("[" * 100_000, "job.json: is not JSON: maximum recursion depth exceeded"),
         ({**SMALL, "questions": {"path": "x"}}, "job.json: /questions/path: unknown key\n    allowed: file"),
         ({**SMALL, "questions": {"file": "absent.csv"}}, "absent.csv: cannot be read: No such file or directory"),
-        ({**SMALL, "questions": []}, "job.json: /questions: Tuple should have at least 1 item"),
+        ({**SMALL, "questions": []}, "job.json: /questions: should hold at least 1 item"),
         ({**SMALL, "models": [{"id": "us-only"}]}, "job.json: /models/0: model 'us-only' does not run in eu"),
         ({**SMALL, "samples": 101}, "job.json: /samples: Input should be less than or equal to 100"),
     ],

@@ -85,7 +85,7 @@ RECEIPT = o.Receipt(
 )
 REASON = o.Reason(code="cancelled", message="cancelled by user")
 
-SAMPLES: tuple[m.Message, ...] = (
+SAMPLES: tuple[m.ReceivedMessage, ...] = (
     m.SubmitJob(job_id="bias-1", job=JOB, submitted_at=NOW),
     m.CancelJob(job_id="bias-1", reason="too expensive", requested_at=NOW),
     m.ExecutionTask(

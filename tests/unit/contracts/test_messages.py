@@ -15,7 +15,7 @@ from parallax.contracts.messages import (
     CancelJob,
     ExecutionTask,
     ExecutorHeartbeat,
-    Message,
+    ReceivedMessage,
     SubmitJob,
     WaitingTask,
     decode,
@@ -38,7 +38,7 @@ from parallax.contracts.routing import (
 from tests.unit.contracts.samples import RECEIPT, SAMPLES
 
 GOLDEN = Path(__file__).parent / "golden"
-BY_KIND: dict[str, Message] = {sample.kind: sample for sample in SAMPLES}
+BY_KIND: dict[str, ReceivedMessage] = {sample.kind: sample for sample in SAMPLES}
 FROM_USERS = tuple(sample for sample in SAMPLES if isinstance(sample, SubmitJob | CancelJob))
 BETWEEN_SERVICES = tuple(sample for sample in SAMPLES if sample not in FROM_USERS)
 FREE = {"metadata", "versions", "provider", "job"}
@@ -58,7 +58,7 @@ def from_a_newer_version(document: Any) -> Any:
 
 
 def test_every_message_has_a_sample() -> None:
-    assert {type(sample) for sample in SAMPLES} == set(get_args(Message)) == set(MESSAGE_TYPES)
+    assert {type(sample) for sample in SAMPLES} == set(get_args(ReceivedMessage)) == set(MESSAGE_TYPES)
     assert set(BY_KIND) == KINDS
 
 
@@ -82,13 +82,13 @@ def test_a_task_written_before_tasks_could_be_moved_is_still_understood() -> Non
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.kind)
-def test_what_is_written_today_is_the_golden_sample(sample: Message) -> None:
+def test_what_is_written_today_is_the_golden_sample(sample: ReceivedMessage) -> None:
     golden = json.loads((GOLDEN / f"v{sample.version}" / f"{sample.kind}.json").read_text(encoding="utf-8"))
     assert json.loads(encode(sample)) == golden
 
 
 @pytest.mark.parametrize("sample", BETWEEN_SERVICES, ids=lambda s: s.kind)
-def test_fields_that_a_newer_service_adds_are_ignored_at_any_depth(sample: Message) -> None:
+def test_fields_that_a_newer_service_adds_are_ignored_at_any_depth(sample: ReceivedMessage) -> None:
     body = json.dumps(from_a_newer_version(json.loads(encode(sample)))).encode()
     assert body.count(b"surprise") >= 1
     assert decode(body) == sample
@@ -100,7 +100,7 @@ def test_a_stored_document_of_a_newer_version_is_read_too() -> None:
 
 
 @pytest.mark.parametrize("sample", FROM_USERS, ids=lambda s: s.kind)
-def test_unknown_keys_of_users_are_refused(sample: Message) -> None:
+def test_unknown_keys_of_users_are_refused(sample: ReceivedMessage) -> None:
     document = json.loads(encode(sample))
     with pytest.raises(ValidationError, match="surprise"):
         decode(json.dumps(document | {"surprise": 1}).encode())
@@ -111,7 +111,7 @@ def test_unknown_keys_of_users_are_refused(sample: Message) -> None:
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.kind)
-def test_unknown_versions_are_refused(sample: Message) -> None:
+def test_unknown_versions_are_refused(sample: ReceivedMessage) -> None:
     document = json.loads(encode(sample)) | {"version": 2}
     with pytest.raises(ValidationError) as raised:
         decode(json.dumps(document).encode())
@@ -119,7 +119,7 @@ def test_unknown_versions_are_refused(sample: Message) -> None:
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.kind)
-def test_writers_know_only_their_own_fields(sample: Message) -> None:
+def test_writers_know_only_their_own_fields(sample: ReceivedMessage) -> None:
     fields = {name: getattr(sample, name) for name in type(sample).model_fields}
     with pytest.raises(ValidationError, match="surprise"):
         type(sample).model_validate(fields | {"surprise": 1})
@@ -171,7 +171,7 @@ def test_a_heartbeat_in_an_unknown_state_is_still_a_sign_of_life() -> None:
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.kind)
-def test_every_message_has_a_queue_to_go_to(sample: Message) -> None:
+def test_every_message_has_a_queue_to_go_to(sample: ReceivedMessage) -> None:
     bound = {key for queue in topology(["eu"]) if not queue.dead for key in queue.keys}
     assert routing_key(sample) in bound
     assert routing_key(sample) == key_of(type(sample), "eu")

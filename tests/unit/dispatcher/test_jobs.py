@@ -7,13 +7,15 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.jobs import ChosenBatch, accept, chosen_batches
+from dispatcher.jobs import accept
 from dispatcher.progress import Phase
+from dispatcher.rows import ChosenBatch, chosen_batches
 from dispatcher.submission import Submission
 from dispatcher.tasks import Template, make_tasks
 from parallax.catalog import parse_catalog
 from parallax.contracts.job import JobSpec
 from parallax.contracts.plan import BatchPlan, BatchRef, Cell, batch_count, execution_count
+from parallax.contracts.submission import CheckedJob
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CATALOG = parse_catalog(
@@ -41,7 +43,7 @@ def spec(**changes: Any) -> JobSpec:
 
 
 def test_an_accepted_job_waits_with_its_whole_matrix_planned() -> None:
-    job, accepted = accept(Submission("job", spec(barrier="region")), CATALOG, NOW)
+    job, accepted = accept(Submission.of("job", spec(barrier="region")), CATALOG, NOW)
     assert (accepted.questions, accepted.batches, accepted.executions) == (3, 6, 18)
     assert not {"questions", "only"} & set(accepted.job)
     assert job.progress.phase is Phase.QUEUED
@@ -50,13 +52,13 @@ def test_an_accepted_job_waits_with_its_whole_matrix_planned() -> None:
 
 
 def test_the_template_keeps_the_names_of_regions_as_they_were() -> None:
-    template = Template.of(spec(system_prompt="In {region_name}."), CATALOG)
+    template = Template.of(CheckedJob.of(spec(system_prompt="In {region_name}.")), CATALOG)
     assert dict(template.region_names) == {"us": "{region}", "eu": "the EU"}
     assert Template.model_validate_json(template.model_dump_json()) == template
 
 
 def test_what_a_region_is_called_is_not_a_template() -> None:
-    template = Template.of(spec(system_prompt="In {region_name}."), CATALOG)
+    template = Template.of(CheckedJob.of(spec(system_prompt="In {region_name}.")), CATALOG)
     ref = BatchRef(job_id="job", lane="all", question_index=0)
     batch = BatchPlan(ref=ref, question_id="q0", cells=(Cell("a", "us", 0),))
     (task,) = make_tasks(template, batch, "A {question}?", published_at=NOW, deadline_at=NOW)
@@ -64,7 +66,7 @@ def test_what_a_region_is_called_is_not_a_template() -> None:
 
 
 def test_a_job_without_a_system_prompt_and_seed_sends_neither() -> None:
-    template = Template.of(spec(), CATALOG)
+    template = Template.of(CheckedJob.of(spec()), CATALOG)
     ref = BatchRef(job_id="job", lane="all", question_index=0)
     batch = BatchPlan(ref=ref, question_id="q0", cells=(Cell("a", "us", 1),))
     (task,) = make_tasks(template, batch, "Why?", published_at=NOW, deadline_at=NOW)

@@ -72,9 +72,9 @@ def test_a_job_id_that_nobody_could_use_is_no_job_id(job_id: object) -> None:
 def test_equal_jobs_have_equal_content_however_they_are_written() -> None:
     written_out = {**JOB, "samples": 1, "barrier": "question"}
     backwards = json.loads(json.dumps(dict(reversed(written_out.items()))))
-    assert accepted(message()).content_sha256 == accepted(message(job=backwards)).content_sha256
+    assert accepted(message()).job.content_sha256 == accepted(message(job=backwards)).job.content_sha256
     changed = {**JOB, "metadata": {"a": 1}}
-    assert accepted(message()).content_sha256 != accepted(message(job=changed)).content_sha256
+    assert accepted(message()).job.content_sha256 != accepted(message(job=changed)).job.content_sha256
 
 
 json_values = st.recursive(

@@ -5,11 +5,12 @@ from typing import Final
 
 from dispatcher.admission import Admission
 from dispatcher.advancing import Advancing
-from dispatcher.jobs import StoredJob, accept, chosen_batches
+from dispatcher.intake import Intake
+from dispatcher.jobs import StoredJob, accept
 from dispatcher.progress import Cancel, Phase
 from dispatcher.steps import Steps
 from dispatcher.store import Store
-from dispatcher.submission import Refusal, Submission, read_submission
+from dispatcher.submission import Refusal, Submission
 from dispatcher.tasks import make_tasks
 from parallax.bus.letters import REASON_HEADER
 from parallax.bus.port import Bus, Delivery
@@ -44,6 +45,7 @@ class Handlers:
         self._admission = admission
         self._catalog = catalog
         self._offer = offer_of(catalog)
+        self._intake = Intake(self._offer)
         self._clock = clock
 
     # --- submissions
@@ -57,7 +59,7 @@ class Handlers:
         Raises:
             PoisonError: The message names no usable job id, so that nobody could ever find the refusal.
         """
-        submission = read_submission(delivery.body, self._offer)
+        submission = await self._intake.read(delivery.body)
         if isinstance(submission, Refusal):
             await self._refuse(delivery, submission)
             return
@@ -86,7 +88,7 @@ class Handlers:
         async with self._store.work() as work:
             await work.lock_id(submission.job_id)
             known = await work.submitted(submission.job_id)
-            content = submission.content_sha256
+            content = bytes.fromhex(submission.job.content_sha256)
             if known is not None and known.content_sha256 != content:
                 answer = self._conflict(submission.job_id)
             elif known is not None:
@@ -96,8 +98,7 @@ class Handlers:
                     work.afterwards.append(partial(self._bus.publish, known.finished))
             else:
                 job, answer = accept(submission, self._catalog, self._clock.now())
-                spec = submission.spec
-                await work.insert(job, answer, content, spec.questions, chosen_batches(spec))
+                await work.insert(job, answer, submission)
                 await self._bus.publish(answer)
                 cancelled = await work.exhume(job.job_id)
                 if cancelled is not None:

@@ -7,9 +7,8 @@ from dispatcher.progress import Job, Phase, Rules, StopRule
 from dispatcher.submission import Submission
 from dispatcher.tasks import Template
 from parallax.catalog import Catalog
-from parallax.contracts.job import Barrier, JobSpec
 from parallax.contracts.messages import JobAccepted, JobStarted
-from parallax.contracts.plan import ALL_REGIONS_LANE, Cell, JobPlan, batch_cells, batch_count, execution_count
+from parallax.contracts.submission import CheckedJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,59 +24,34 @@ class StoredJob:
         return replace(self, progress=progress)
 
 
-@dataclass(frozen=True, slots=True)
-class ChosenBatch:
-    """A batch of a job that asks for a part of its matrix."""
-
-    lane: str
-    question_index: int
-    cells: tuple[Cell, ...]
-
-
 def accept(submission: Submission, catalog: Catalog, now: datetime) -> tuple[StoredJob, JobAccepted]:
     """The job as it is first stored, and its announcement."""
-    spec = submission.spec
-    template = Template.of(spec, catalog)
+    job = submission.job
+    template = Template.of(job, catalog)
     accepted = JobAccepted(
         job_id=submission.job_id,
-        name=spec.name,
-        job=spec.model_dump(mode="json", exclude={"questions", "only"}),
+        name=job.head.name,
+        job=job.head.model_dump(mode="json"),
         plan=template.plan,
-        questions=len(spec.questions),
-        batches=batch_count(spec),
-        executions=execution_count(spec),
+        questions=job.questions,
+        batches=job.batches,
+        executions=job.executions,
         accepted_at=now,
-        retry_of=spec.retry_of,
+        retry_of=job.head.retry_of,
     )
-    progress = Job.queued(_rules(spec), template.plan.lanes())
+    progress = Job.queued(_rules(job), template.plan.lanes())
     return StoredJob(submission.job_id, template, progress), accepted
 
 
-def _rules(spec: JobSpec) -> Rules:
-    stop = spec.stop_when
+def _rules(job: CheckedJob) -> Rules:
+    head, stop = job.head, job.head.stop_when
     return Rules(
-        questions=len(spec.questions),
-        executions=execution_count(spec),
-        batch_deadline=timedelta(seconds=spec.limits.batch_deadline_s),
-        job_deadline=timedelta(seconds=spec.limits.job_deadline_s),
-        min_success_rate=spec.min_success_rate,
+        questions=job.questions,
+        executions=job.executions,
+        batch_deadline=timedelta(seconds=head.limits.batch_deadline_s),
+        job_deadline=timedelta(seconds=head.limits.job_deadline_s),
+        min_success_rate=head.min_success_rate,
         stop=None if stop is None else StopRule(stop.failure_rate, stop.after_batches),
-    )
-
-
-def chosen_batches(spec: JobSpec) -> tuple[ChosenBatch, ...]:
-    """The batches of a job that asks for a part of its matrix; none for a whole job."""
-    if spec.only is None:
-        return ()
-    plan = JobPlan.of(spec)
-    index_of = {question.id: index for index, question in enumerate(spec.questions)}
-    chosen: dict[tuple[str, int], list[Cell]] = {}
-    for ref in spec.only:
-        lane = ALL_REGIONS_LANE if plan.barrier is Barrier.QUESTION else ref.region
-        cell = Cell(ref.model_id, ref.region, ref.sample)
-        chosen.setdefault((lane, index_of[ref.question_id]), []).append(cell)
-    return tuple(
-        ChosenBatch(lane, index, batch_cells(plan, lane, cells)) for (lane, index), cells in sorted(chosen.items())
     )
 
 

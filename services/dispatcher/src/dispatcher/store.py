@@ -11,8 +11,9 @@ from typing import Any, Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from dispatcher.jobs import ChosenBatch, StoredJob
+from dispatcher.jobs import StoredJob
 from dispatcher.progress import Upcoming, codec
+from dispatcher.submission import Submission
 from dispatcher.tasks import Template
 from parallax.contracts.job import Question
 from parallax.contracts.messages import JobAccepted, JobFinished
@@ -32,15 +33,14 @@ _INSERT_JOB = text("""
 """)
 _INSERT_QUESTIONS = text("""
     INSERT INTO dispatcher.questions (job_id, question_index, id, text, tags, metadata)
-    SELECT :job_id, q.number - 1, q.id, q.text, CAST(q.tags AS jsonb), CAST(q.metadata AS jsonb)
-    FROM unnest(CAST(:ids AS text[]), CAST(:texts AS text[]), CAST(:tags AS text[]), CAST(:metadata AS text[]))
-         WITH ORDINALITY AS q (id, text, tags, metadata, number)
+    SELECT :job_id, q.question_index, q.id, q.text, q.tags, q.metadata
+    FROM json_to_recordset(CAST(:rows AS json)) AS q (question_index integer, id text, text text, tags jsonb,
+                                                      metadata jsonb)
 """)
 _INSERT_CHOSEN = text("""
     INSERT INTO dispatcher.chosen_batches (job_id, lane, question_index, size, cells)
-    SELECT :job_id, c.lane, c.question_index, jsonb_array_length(CAST(c.cells AS jsonb)), CAST(c.cells AS jsonb)
-    FROM unnest(CAST(:lanes AS text[]), CAST(:indexes AS integer[]), CAST(:cells AS text[]))
-         AS c (lane, question_index, cells)
+    SELECT :job_id, c.lane, c.question_index, jsonb_array_length(c.cells), c.cells
+    FROM json_to_recordset(CAST(:rows AS json)) AS c (lane text, question_index integer, cells jsonb)
 """)
 _UPDATE_JOBS = text("""
     UPDATE dispatcher.jobs
@@ -165,41 +165,22 @@ class Work:
             row.finished and read(JobFinished, row.finished),
         )
 
-    async def insert(
-        self,
-        job: StoredJob,
-        accepted: JobAccepted,
-        content_sha256: bytes,
-        questions: Sequence[Question],
-        chosen: Sequence[ChosenBatch],
-    ) -> None:
-        """Store a new job. The caller holds the lock of its id."""
+    async def insert(self, job: StoredJob, accepted: JobAccepted, submission: Submission) -> None:
+        """Store a new job, its rows piece by piece. The caller holds the lock of its id."""
         await self._run(
             _INSERT_JOB,
             id=job.job_id,
-            content_sha256=content_sha256,
+            content_sha256=bytes.fromhex(submission.job.content_sha256),
             accepted=accepted.model_dump_json(),
             template=job.template.model_dump_json(),
             state=json.dumps(codec.encode(job.progress)),
             phase=job.progress.phase.value,
             now=accepted.accepted_at,
         )
-        await self._run(
-            _INSERT_QUESTIONS,
-            job_id=job.job_id,
-            ids=[question.id for question in questions],
-            texts=[question.text for question in questions],
-            tags=[json.dumps(question.tags) for question in questions],
-            metadata=[json.dumps(question.metadata) for question in questions],
-        )
-        if chosen:
-            await self._run(
-                _INSERT_CHOSEN,
-                job_id=job.job_id,
-                lanes=[batch.lane for batch in chosen],
-                indexes=[batch.question_index for batch in chosen],
-                cells=[json.dumps(batch.cells) for batch in chosen],
-            )
+        for rows in submission.questions:
+            await self._run(_INSERT_QUESTIONS, job_id=job.job_id, rows=rows.decode())
+        for rows in submission.chosen:
+            await self._run(_INSERT_CHOSEN, job_id=job.job_id, rows=rows.decode())
 
     async def lock(self, job_id: str) -> StoredJob | None:
         """The job, its row locked until the end of the transaction."""

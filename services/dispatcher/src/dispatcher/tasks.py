@@ -8,11 +8,12 @@ from pydantic import Field
 
 from parallax.catalog import Catalog
 from parallax.contracts.ids import execution_id
-from parallax.contracts.job import JobSpec, Limits, ModelSelection, Parameters
+from parallax.contracts.job import Limits, ModelSelection, Parameters
 from parallax.contracts.messages import ExecutionTask
 from parallax.contracts.model import RegionName, Strict
 from parallax.contracts.outcomes import ChatMessage
 from parallax.contracts.plan import BatchPlan, Cell, JobPlan
+from parallax.contracts.submission import CheckedJob
 
 _SEEDS: Final = 2**31
 """Seeds wrap around, so that every sample of a job with the largest seed still has a valid one."""
@@ -32,19 +33,19 @@ class Template(Strict):
     """Whether the job asks for a part of its matrix only, so that batches differ in size."""
 
     @classmethod
-    def of(cls, spec: JobSpec, catalog: Catalog) -> Self:
+    def of(cls, job: CheckedJob, catalog: Catalog) -> Self:
         """The template of a job that was checked against the catalog."""
-        plan = JobPlan.of(spec)
+        head, plan = job.head, JobPlan.of(job.head)
         regions = {region for model in plan.models for region in model.regions}
         return cls(
-            system_prompt=spec.system_prompt,
-            parameters=spec.parameters,
-            limits=spec.limits,
-            models=spec.models,
+            system_prompt=head.system_prompt,
+            parameters=head.parameters,
+            limits=head.limits,
+            models=head.models,
             plan=plan,
             region_names={region: catalog.regions[region].name for region in sorted(regions)},
-            questions=len(spec.questions),
-            partial=spec.only is not None,
+            questions=job.questions,
+            partial=job.partial,
         )
 
 

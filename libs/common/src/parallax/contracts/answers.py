@@ -69,6 +69,8 @@ class JobBrief(Answer):
     """Executions that have ended, by status."""
     retry_of: str | None
     metadata: dict[str, JsonValue]
+    metadata_omitted: bool = False
+    """True in a list when the metadata has more than 4 kB: there it is ``{}``, and ``GET /v1/jobs/{job_id}`` has it."""
 
 
 class JobPage(Answer):

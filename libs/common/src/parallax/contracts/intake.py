@@ -1,129 +1,266 @@
 """Checks a submitted job as a whole: every problem at once, each with its place and what is allowed.
 
-The command line, the API and the dispatcher all call ``check_job``, so that a job means the same everywhere.
-Checks that need the whole document read it as plain JSON data, so that they report even while single fields
-are wrong.
+The command line, the API and the dispatcher all call ``check_job``, so that a job means the same everywhere. Where a
+job arrives as bytes ``read_job`` is called, which bounds the document before anything is built from it.
+
+Each question is checked by itself, and the reading stops with the hundredth problem: neither a long list nor an object
+of many keys makes a problem for each of its parts.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from itertools import chain, islice
-from string import Formatter
-from typing import Any, Final, NamedTuple
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
-from parallax.contracts.job import MAX_BATCH_BYTES, MAX_BATCH_EXECUTIONS, JobSpec
-from parallax.contracts.messages import Problem
+from parallax.contracts.bounds import excess
+from parallax.contracts.job import (
+    MAX_DEPTH,
+    MAX_METADATA_BYTES,
+    MAX_ONLY,
+    MAX_QUESTIONS,
+    MAX_TAGS,
+    ExecutionRef,
+    JobHead,
+    JobSpec,
+    Question,
+)
+from parallax.contracts.model import Strict
+from parallax.contracts.places import Location, field_problems, pointer
+from parallax.contracts.problem import Problem
+from parallax.contracts.rules import Offer, PromptBudget, Selection, head_problems, repetition
 
-PLACEHOLDERS: Final = frozenset({"region", "region_name", "model", "question_id"})
-"""What a system prompt may name in braces."""
+__all__ = ["MAX_PROBLEMS", "NotJsonError", "Offer", "check_job", "parse", "pointer", "read_job"]
 
 MAX_PROBLEMS: Final = 100
 """Problems reported at once; a file that is wrong in every row says so after this many."""
 
+MAX_HEAD_VALUES: Final = 10_000
+"""Values of a job without questions, ``only`` and metadata; 100 models that say everything have half as many."""
+MAX_FIELDS: Final = 50
+"""Keys of a question or of an entry of ``only``: more than there are, so that misspelt ones are named one by one."""
+
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+_SUSPICIOUS: Final = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+"""How JSON has to write what cannot be stored; the texts of a document without it need not be looked at."""
+
+Item = TypeVar("Item", bound=Strict)
 
 
-MAX_DEPTH: Final = 64
-"""Levels of nesting in a job: parsers of JSON give up at some 200, and a job travels inside other documents."""
+class NotJsonError(ValueError):
+    """Bytes that are no JSON document; the message says why."""
 
 
-class Offer(NamedTuple):
-    """What an installation can run: every region, and the regions of each model of the catalog."""
+class Document(NamedTuple):
+    """A JSON document that was read."""
 
-    regions: frozenset[str]
-    models: Mapping[str, frozenset[str]]
+    value: Any
+    problems: tuple[Problem, ...]
+    """Keys that an object gives twice."""
+    storable: bool
+    """Whether its bytes show that every text in it can be stored."""
 
 
-def check_job(document: object, offer: Offer) -> tuple[JobSpec | None, tuple[Problem, ...]]:
+def parse(body: bytes) -> Document:
+    """Read a document; ``bounds.excess`` says beforehand whether that is safe.
+
+    Raises:
+        NotJsonError: It is not JSON in UTF-8.
+    """
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise NotJsonError(f"byte {error.start} is not UTF-8") from error
+    keys = _Keys()
+    try:
+        value = json.loads(text, object_pairs_hook=keys.members, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise NotJsonError(f"line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except RecursionError as error:
+        raise NotJsonError("arrays and objects are nested too deeply") from error
+    except ValueError as error:  # NaN, Infinity, and integers of thousands of digits
+        raise NotJsonError("holds a number that JSON does not know or that is too long") from error
+    problems = tuple(islice(keys.problems(value), MAX_PROBLEMS))
+    return Document(value, problems, storable=_SUSPICIOUS.search(body) is None)
+
+
+def read_job(body: bytes, offer: Offer) -> tuple[JobSpec | None, tuple[Problem, ...]]:
+    """The job in the bytes of a JSON document, or everything that is wrong with it.
+
+    Raises:
+        NotJsonError: The bytes are no JSON document.
+    """
+    problem = excess(body)
+    if problem is not None:
+        return None, (problem,)
+    document = parse(body)
+    spec, problems = check_job(document.value, offer, storable=document.storable)
+    problems = (*document.problems, *problems)[:MAX_PROBLEMS]
+    return (None, problems) if problems else (spec, ())
+
+
+def check_job(document: object, offer: Offer, *, storable: bool = False) -> tuple[JobSpec | None, tuple[Problem, ...]]:
     """The job in a JSON document, or everything that is wrong with it.
+
+    ``storable`` says that every text is known to be storable and nothing to be nested too deeply, so that the document
+    need not be searched for that.
 
     Returns:
         The job and no problems, or ``None`` and at least one problem.
     """
-    found: Iterator[Problem] = iter(())
-    spec: JobSpec | None = None
-    try:
-        spec = JobSpec.model_validate_json(
-            json.dumps(document, ensure_ascii=False, allow_nan=False).encode(errors="replace")
-        )
-    except (ValidationError, TypeError, ValueError) as error:
-        found = _field_problems(error)
-    found = chain(found, _text_problems(document))
-    if isinstance(document, Mapping):
-        found = chain(found, _document_problems(document, offer))
-    problems = tuple(islice(found, MAX_PROBLEMS))
-    return (None, problems) if problems else (spec, ())
+    parts = _Parts()
+    problems = tuple(islice(_problems(document, offer, parts, storable=storable), MAX_PROBLEMS))
+    if problems:
+        return None, problems
+    assert parts.head is not None, "without a head there is a problem"
+    fields = {name: getattr(parts.head, name) for name in JobHead.model_fields}
+    only = None if parts.only is None else tuple(parts.only)
+    return JobSpec.model_construct(**fields, questions=tuple(parts.questions), only=only), ()
 
 
-def pointer(location: Sequence[str | int]) -> str:
-    """The RFC 6901 pointer of a place in a document."""
-    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in location)
+@dataclass(slots=True)
+class _Parts:
+    """What was read of a job so far."""
+
+    head: JobHead | None = None
+    questions: list[Question] = field(default_factory=list)
+    only: list[ExecutionRef] | None = None
 
 
-def _field_problems(error: Exception) -> Iterator[Problem]:
-    if not isinstance(error, ValidationError):
-        yield Problem(pointer="", message=f"is not a JSON document: {error}"[:2000])
+def _problems(document: object, offer: Offer, parts: _Parts, *, storable: bool) -> Iterator[Problem]:
+    if not storable:
+        yield from _text_problems(document)
+    if not isinstance(document, Mapping):
+        yield Problem(pointer="", message="Input should be an object")
         return
-    found = error.errors(include_url=False, include_input=False)
-    inside = {details["loc"][:depth] for details in found for depth in range(len(details["loc"]))}
-    for details in found:
-        if details["type"] == "too_short" and details["loc"] in inside:
-            continue  # the list is only short because its items are wrong, which is told already
-        yield Problem(pointer=pointer(details["loc"]), message=_plain(details), allowed=_allowed(details))
+    if _is_larger(MAX_HEAD_VALUES, [value for key, value in document.items() if key not in _COUNTED_APART]):
+        message = f"holds more than {MAX_HEAD_VALUES} values besides questions, only and metadata"
+        yield Problem(pointer="", message=message)
+        return
+    yield from _head_problems(document, parts)
+    yield from head_problems(document, offer)
+    yield from _question_problems(document, parts)
+    yield from _only_problems(document, parts)
 
 
-def _plain(details: ErrorDetails) -> str:
-    if details["type"] == "extra_forbidden":
-        return "unknown key"
-    if details["type"] == "missing":
-        return "is missing"
-    if details["type"] == "string_pattern_mismatch":
-        return "holds characters that are not allowed here"
-    return details["msg"][:2000]
+# --- parts of a job
+
+_ITEMS: Final = ("questions", "only")
+_COUNTED_APART: Final = (*_ITEMS, "metadata")
 
 
-def _allowed(details: ErrorDetails) -> str | None:
-    context = details.get("ctx", {})
-    if details["type"] == "extra_forbidden":
-        siblings = _fields_at(details["loc"][:-1])
-        return ", ".join(siblings) if siblings else None
-    if "expected" in context:
-        return str(context["expected"])
-    if "pattern" in context:
-        return f"text that matches {context['pattern']}"
+def _head_problems(document: Mapping[str, Any], parts: _Parts) -> Iterator[Problem]:
+    rest = {key: value for key, value in document.items() if key not in _COUNTED_APART}
+    metadata = document.get("metadata", {})
+    yield from _metadata_problems(metadata, ("metadata",))
+    try:
+        head = JobHead.model_validate_json(json.dumps(rest, ensure_ascii=False).encode(errors="replace"))
+        parts.head = head.model_copy(update={"metadata": metadata})
+    except ValidationError as error:
+        yield from field_problems(error, ())
+    except (TypeError, ValueError) as error:
+        yield Problem(pointer="", message=f"is not a JSON document: {error}"[:2000])
+
+
+def _question_problems(document: Mapping[str, Any], parts: _Parts) -> Iterator[Problem]:
+    listed = yield from _listed(document, "questions", MAX_QUESTIONS)
+    budget = PromptBudget(document)
+    first: dict[str, int] = {}
+    for index, item in enumerate(listed):
+        place = ("questions", index)
+        question = yield from _item(Question, item, place)
+        if question is not None:
+            parts.questions.append(question)
+        if isinstance(item, Mapping):
+            if "metadata" in item:
+                yield from _metadata_problems(item["metadata"], (*place, "metadata"))
+            yield from budget.problems(item, index)
+            yield from repetition(item, place, first)
+
+
+def _only_problems(document: Mapping[str, Any], parts: _Parts) -> Iterator[Problem]:
+    if document.get("only") is None:
+        return
+    listed = yield from _listed(document, "only", MAX_ONLY)
+    parts.only = []
+    selection = Selection(document)
+    for index, item in enumerate(listed):
+        ref = yield from _item(ExecutionRef, item, ("only", index))
+        if ref is not None:
+            parts.only.append(ref)
+        if isinstance(item, Mapping):
+            yield from selection.problems(item, index)
+
+
+def _listed(document: Mapping[str, Any], key: str, most: int) -> Generator[Problem, None, Sequence[Any]]:
+    """The items of a list that must not be empty, as far as it may be long."""
+    place = pointer((key,))
+    if key not in document:
+        yield Problem(pointer=place, message="is missing")
+        return ()
+    value = document[key]
+    if not isinstance(value, list | tuple):
+        yield Problem(pointer=place, message="Input should be a valid array")
+        return ()
+    if not 1 <= len(value) <= most:
+        yield Problem(pointer=place, message=f"should hold at least 1 item and at most {most}, not {len(value)}")
+    return value[:most]
+
+
+def _item(model: type[Item], item: object, place: Location) -> Generator[Problem, None, Item | None]:
+    """An item of a list, unless something is wrong with its fields."""
+    if not isinstance(item, Mapping):
+        yield Problem(pointer=pointer(place), message="Input should be an object")
+        return None
+    tags = item.get("tags")
+    if len(item) > MAX_FIELDS or (isinstance(tags, list) and len(tags) > MAX_TAGS):
+        message = f"holds {len(item)} keys, and {len(tags) if isinstance(tags, list) else 0} tags"
+        yield Problem(pointer=pointer(place), message=message, allowed=f"at most {MAX_FIELDS}, and {MAX_TAGS}")
+        return None
+    try:
+        return model.model_validate(item)
+    except ValidationError as error:
+        yield from field_problems(error, place)
     return None
 
 
-def _fields_at(location: Sequence[str | int]) -> list[str]:
-    """The keys that the job's model knows at a place, as its JSON schema says."""
-    schema = _job_schema()
-    node: Any = schema
-    for step in location:
-        node = _resolve(node, schema)
-        node = node.get("items", {}) if isinstance(step, int) else node.get("properties", {}).get(step, {})
-    return list(_resolve(node, schema).get("properties", {}))
+def _metadata_problems(metadata: object, place: Location) -> Iterator[Problem]:
+    if not isinstance(metadata, Mapping):
+        yield Problem(pointer=pointer(place), message="Input should be an object")
+        return
+    try:
+        written = json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        yield Problem(pointer=pointer(place), message=f"is not a JSON document: {error}"[:2000])
+        return
+    size = len(written.encode(errors="replace"))
+    if size > MAX_METADATA_BYTES:
+        allowed = f"at most {MAX_METADATA_BYTES} bytes of compact JSON"
+        yield Problem(pointer=pointer(place), message=f"is {size} bytes long", allowed=allowed)
 
 
-@cache
-def _job_schema() -> dict[str, Any]:
-    return JobSpec.model_json_schema()
+# --- whatever the document is
 
 
-def _resolve(node: Any, schema: Any) -> Any:
-    for choice in (node, *node.get("anyOf", ())):
-        if "$ref" in choice:
-            return schema["$defs"][choice["$ref"].rsplit("/", 1)[1]]
-    return next((choice for choice in node.get("anyOf", ()) if choice.get("type") == "array"), node)
+def _is_larger(most: int, value: object) -> bool:
+    """Whether a value is made of more than ``most`` values; looks at no more than these."""
+    waiting, seen = [value], 0
+    while waiting and seen <= most:
+        inner = waiting.pop()
+        seen += 1
+        if isinstance(inner, Mapping):
+            inner = list(inner.values())
+        if isinstance(inner, list | tuple):
+            waiting.extend(islice(inner, most + 1))
+    return seen > most
 
 
 def _text_problems(document: object) -> Iterator[Problem]:
     """Text that no database stores: NUL and surrogates without their other half."""
-    waiting: list[tuple[tuple[str | int, ...], object]] = [((), document)]
+    waiting: list[tuple[Location, object]] = [((), document)]
     while waiting:
         location, value = waiting.pop()
         if len(location) > MAX_DEPTH:
@@ -144,154 +281,42 @@ def _text_problems(document: object) -> Iterator[Problem]:
             )
 
 
-def _document_problems(document: Mapping[str, Any], offer: Offer) -> Iterator[Problem]:
-    yield from _duplicates(document.get("questions"), ("questions",))
-    yield from _duplicates(document.get("models"), ("models",))
-    yield from _region_problems(document.get("regions"), ("regions",), offer.regions)
-    yield from _model_problems(document, offer)
-    yield from _prompt_problems(document.get("system_prompt"))
-    yield from _size_problems(document)
-    yield from _selection_problems(document)
+class _Keys:
+    """Notes objects that give a key twice: readers differ in which of the values they take."""
+
+    def __init__(self) -> None:
+        self._twice: list[tuple[dict[str, Any], str]] = []
+
+    def members(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """An object of its members; for ``json.loads``."""
+        members = dict(pairs)
+        if len(members) != len(pairs) and len(self._twice) < MAX_PROBLEMS:
+            self._twice.append((members, _first_repeated([key for key, _ in pairs])))
+        return members
+
+    def problems(self, document: object) -> Iterator[Problem]:
+        """What was noted, with its places in the finished document."""
+        twice = {id(members): key for members, key in self._twice}
+        waiting: list[tuple[Location, object]] = [((), document)] if twice else []
+        while waiting:
+            location, value = waiting.pop()
+            if isinstance(value, dict):
+                if id(value) in twice:
+                    place = pointer((*location, twice[id(value)])).encode(errors="replace").decode()
+                    yield Problem(pointer=place, message="is given twice", allowed="each key of an object once")
+                waiting.extend(((*location, key), item) for key, item in value.items())
+            elif isinstance(value, list):
+                waiting.extend(((*location, index), item) for index, item in enumerate(value))
 
 
-def _items(value: object) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        yield from ((index, item) for index, item in enumerate(value) if isinstance(item, Mapping))
-
-
-def _duplicates(value: object, location: tuple[str | int, ...]) -> Iterator[Problem]:
-    first: dict[str, int] = {}
-    for index, item in _items(value):
-        identifier = item.get("id")
-        if not isinstance(identifier, str):
-            continue
-        if identifier in first:
-            place = pointer((*location, index, "id"))
-            yield Problem(
-                pointer=place,
-                message=f"id {identifier!r:.200} was already used at {pointer((*location, first[identifier]))}",
-                allowed="ids that differ from each other",
-            )
-        first.setdefault(identifier, index)
-
-
-def _region_problems(value: object, location: tuple[str | int, ...], allowed: frozenset[str]) -> Iterator[Problem]:
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        return
+def _first_repeated(keys: Sequence[str]) -> str:
     seen: set[str] = set()
-    for index, region in enumerate(value):
-        if not isinstance(region, str):
-            continue
-        place = pointer((*location, index))
-        if region not in allowed:
-            yield Problem(
-                pointer=place, message=f"unknown region {region!r:.200}", allowed=", ".join(sorted(allowed)) or "none"
-            )
-        if region in seen:
-            yield Problem(pointer=place, message=f"region {region!r:.200} is named twice", allowed="each region once")
-        seen.add(region)
+    for key in keys:
+        if key in seen:
+            break
+        seen.add(key)
+    return key
 
 
-def _model_problems(document: Mapping[str, Any], offer: Offer) -> Iterator[Problem]:
-    for index, model in _items(document.get("models")):
-        name = model.get("model") or model.get("id")
-        if not isinstance(name, str):
-            continue
-        if name not in offer.models:
-            place = pointer(("models", index, "model" if model.get("model") else "id"))
-            known = ", ".join(sorted(offer.models)) or "none"
-            yield Problem(pointer=place, message=f"unknown model {name!r:.200}", allowed=known)
-            continue
-        yield from _region_problems(model.get("regions"), ("models", index, "regions"), offer.regions)
-        yield from _unserved_regions(document, index, model, name, offer)
-
-
-def _unserved_regions(
-    document: Mapping[str, Any], index: int, model: Mapping[str, Any], name: str, offer: Offer
-) -> Iterator[Problem]:
-    wanted = model.get("regions") or document.get("regions")
-    if not isinstance(wanted, Sequence) or isinstance(wanted, str):
-        return
-    served = offer.models[name]
-    missing = [r for r in wanted if isinstance(r, str) and r in offer.regions and r not in served]
-    if missing:
-        yield Problem(
-            pointer=pointer(("models", index, "regions")) if model.get("regions") else pointer(("models", index)),
-            message=f"model {name!r:.200} does not run in {', '.join(missing)}",
-            allowed=", ".join(sorted(served)),
-        )
-
-
-def _prompt_problems(prompt: object) -> Iterator[Problem]:
-    if not isinstance(prompt, str):
-        return
-    allowed = ", ".join("{" + name + "}" for name in sorted(PLACEHOLDERS)) + "; {{ and }} for literal braces"
-    try:
-        fields = [(field, spec, conversion) for _, field, spec, conversion in Formatter().parse(prompt)]
-    except ValueError as error:
-        yield Problem(pointer="/system_prompt", message=f"has unbalanced braces: {error}", allowed=allowed)
-        return
-    for field, spec, conversion in fields:
-        if field is not None and (field not in PLACEHOLDERS or spec or conversion):
-            yield Problem(pointer="/system_prompt", message=f"unknown placeholder {{{field:.200}}}", allowed=allowed)
-
-
-def _size_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
-    samples = document.get("samples", 1)
-    job_regions = document.get("regions")
-    if not isinstance(samples, int):
-        return
-    cells = 0
-    for _, model in _items(document.get("models")):
-        regions = model.get("regions") or job_regions
-        cells += len(regions) if isinstance(regions, list) else 0
-    size = cells * samples
-    if size > MAX_BATCH_EXECUTIONS:
-        yield Problem(
-            pointer="",
-            message=f"one question makes {size} executions (models x regions x samples)",
-            allowed=f"at most {MAX_BATCH_EXECUTIONS} executions in a batch",
-        )
-        return
-    system_bytes = _size_bytes(document.get("system_prompt"))
-    for index, question in _items(document.get("questions")):
-        prompts_bytes = size * (system_bytes + _size_bytes(question.get("text")))
-        if prompts_bytes > MAX_BATCH_BYTES:
-            yield Problem(
-                pointer=pointer(("questions", index, "text")),
-                message=f"makes {prompts_bytes} bytes of prompts ({size} executions, each with its own copy)",
-                allowed=f"at most {MAX_BATCH_BYTES} bytes in a batch",
-            )
-
-
-def _size_bytes(text: object) -> int:
-    return len(text.encode(errors="replace")) if isinstance(text, str) else 0
-
-
-def _selection_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
-    """``only`` must name executions of the job's own matrix, each once."""
-    if document.get("only") is None:
-        return
-    questions = {item["id"] for _, item in _items(document.get("questions")) if isinstance(item.get("id"), str)}
-    samples = document.get("samples", 1)
-    regions = {
-        model["id"]: _listed(model.get("regions")) or _listed(document.get("regions"))
-        for _, model in _items(document.get("models"))
-        if isinstance(model.get("id"), str)
-    }
-    seen: set[tuple[object, ...]] = set()
-    for index, ref in _items(document.get("only")):
-        cell = (ref.get("question_id"), ref.get("model_id"), ref.get("region"), ref.get("sample", 0))
-        if not all(isinstance(part, str | int) for part in cell):
-            continue
-        question, model, region, sample = cell
-        known = question in questions and region in regions.get(model, ())
-        if not known or not (isinstance(sample, int) and isinstance(samples, int) and sample < samples):
-            yield Problem(pointer=pointer(("only", index)), message="names no execution of this job's matrix")
-        if cell in seen:
-            yield Problem(pointer=pointer(("only", index)), message="names an execution a second time")
-        seen.add(cell)
-
-
-def _listed(value: object) -> Sequence[object]:
-    return value if isinstance(value, list | tuple) else ()
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)

@@ -24,6 +24,17 @@ MAX_BATCH_BYTES = 256 * 1024 * 1024
 MAX_QUESTION_CHARS = 200_000
 MAX_SYSTEM_PROMPT_CHARS = 20_000
 MAX_JOB_BYTES = 15 * 1024 * 1024
+MAX_DEPTH = 64
+"""Levels of nesting in a job: parsers of JSON give up at some 200, and a job travels inside other documents."""
+MAX_VALUES = 1_000_000
+"""Numbers, texts, lists and objects of a job in all. A parser needs up to 64 bytes for each, so that the largest job
+takes no more than 300 MB; 20,000 questions may have 45 tags or 26 columns of metadata each."""
+MAX_KEYS = 600_000
+"""Keys of all the objects of a job: keys that all differ cost a parser some 200 bytes each."""
+MAX_ONLY = 100_000
+"""Executions that ``only`` names, which a retry does: they travel in one message."""
+MAX_METADATA_BYTES = 64 * 1024
+"""Metadata of a job, or of a question, as compact JSON in UTF-8: it is copied into events, rows and answers."""
 MAX_TAGS = 50
 MAX_ATTEMPT_TIMEOUT_S = 1200.0
 """RabbitMQ closes a channel whose delivery is unacknowledged for 30 minutes; one attempt stays well below."""
@@ -38,13 +49,21 @@ class Barrier(StrEnum):
     """Every model of the same region: one lane per region, so that a fast region need not wait for a slow one."""
 
 
+Metadata = Annotated[
+    dict[str, JsonValue], Field(description=f"JSON of the user's own; at most {MAX_METADATA_BYTES} bytes when compact.")
+]
+"""Kept as it is. The bound is checked when a job is submitted, not when an older one is read."""
+
+
 class Question(Strict):
     """One question, asked of every model in every region."""
 
     id: Name
     text: Annotated[str, Field(min_length=1, max_length=MAX_QUESTION_CHARS)]
-    tags: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=100)], ...], Field(max_length=MAX_TAGS)] = ()
-    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    tags: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=100)], ...], Field(max_length=MAX_TAGS, strict=False)
+    ] = ()
+    metadata: Metadata = Field(default_factory=dict)
 
 
 class Parameters(Strict):
@@ -112,11 +131,10 @@ class ExecutionRef(Strict):
     sample: Annotated[int, Field(ge=0, lt=MAX_SAMPLES)] = 0
 
 
-class JobSpec(Strict):
-    """A whole job. See ``docs/jobs.md`` for the file format."""
+class JobHead(Strict):
+    """A job but for its questions: small, whatever their number."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
-    questions: Annotated[tuple[Question, ...], Field(min_length=1, max_length=MAX_QUESTIONS)]
     models: Annotated[tuple[ModelSelection, ...], Field(min_length=1, max_length=MAX_MODELS)]
     regions: Annotated[tuple[RegionName, ...], Field(min_length=1, max_length=MAX_REGIONS)]
     system_prompt: Annotated[str, Field(max_length=MAX_SYSTEM_PROMPT_CHARS)] | None = None
@@ -128,8 +146,14 @@ class JobSpec(Strict):
     min_success_rate: Annotated[float, Field(ge=0, le=1)] = 0.67
     """Share of completed executions below which the finished job is ``failed``."""
     stop_when: StopRule | None = None
-    only: Annotated[tuple[ExecutionRef, ...], Field(min_length=1)] | None = None
-    """Restricts the job to these executions of its matrix; how a retry asks for just what failed."""
     retry_of: JobId | None = None
     """The job this one repeats a part of."""
-    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class JobSpec(JobHead):
+    """A whole job. See ``docs/jobs.md`` for the file format."""
+
+    questions: Annotated[tuple[Question, ...], Field(min_length=1, max_length=MAX_QUESTIONS)]
+    only: Annotated[tuple[ExecutionRef, ...], Field(min_length=1, max_length=MAX_ONLY)] | None = None
+    """Restricts the job to these executions of its matrix; how a retry asks for just what failed."""

@@ -10,6 +10,7 @@ are refused, and :func:`encode` leaves out keys that hold their default, so that
 where somebody uses it.
 """
 
+import json
 from datetime import datetime
 from typing import Annotated, Final, Literal, Self, get_args
 from uuid import UUID
@@ -32,6 +33,7 @@ from parallax.contracts.outcomes import (
     Usage,
 )
 from parallax.contracts.plan import BatchPlan, BatchRef, Cell, JobPlan
+from parallax.contracts.problem import Problem as Problem  # noqa: PLC0414 - readers of messages look for it here
 
 Version = Literal[1]
 
@@ -47,6 +49,25 @@ class SubmitJob(Strict):
     job_id: JobId
     job: JobSpec
     submitted_at: Timestamp | None = None
+
+
+class EncodedSubmitJob(Strict):
+    """A ``SubmitJob`` to publish whose job was checked and stays as it was written, so that it is not encoded again.
+
+    It exists on the publishing side alone: what arrives is a ``SubmitJob``.
+    """
+
+    kind: Literal["submit_job"] = "submit_job"
+    version: Version = 1
+    job_id: JobId
+    body: bytes
+    """The whole message, as ``encode`` gives it."""
+
+    @classmethod
+    def of(cls, job_id: str, job: bytes, submitted_at: datetime) -> Self:
+        """The message that submits the job in a JSON document."""
+        envelope = {"kind": "submit_job", "version": 1, "job_id": job_id, "submitted_at": submitted_at.isoformat()}
+        return cls(job_id=job_id, body=json.dumps(envelope).encode()[:-1] + b', "job": ' + job + b"}")
 
 
 class CancelJob(Strict):
@@ -215,14 +236,6 @@ class JobAccepted(Strict):
     retry_of: JobId | None = None
 
 
-class Problem(Strict):
-    """One thing that is wrong with a document: where (RFC 6901 pointer), what, and what is allowed."""
-
-    pointer: str
-    message: str
-    allowed: str | None = None
-
-
 class JobRejected(Strict):
     """The submission was refused. ``job_id`` is ``None`` when the message did not give a usable one."""
 
@@ -319,7 +332,7 @@ class FenceMarker(Strict):
     token: str
 
 
-Message = (
+ReceivedMessage = (
     SubmitJob
     | CancelJob
     | ExecutionTask
@@ -337,25 +350,30 @@ Message = (
     | ExecutorHeartbeat
     | FenceMarker
 )
-"""Any message."""
+"""Any message, as a consumer reads it."""
 
-MESSAGE_TYPES: tuple[type[Message], ...] = get_args(Message)
+Message = ReceivedMessage | EncodedSubmitJob
+"""Any message, as a producer publishes it."""
+
+MESSAGE_TYPES: tuple[type[ReceivedMessage], ...] = get_args(ReceivedMessage)
 
 KINDS: Final = frozenset(str(model.model_fields["kind"].default) for model in MESSAGE_TYPES)
 """The kinds that this version knows."""
 
-_ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
+_ANY: TypeAdapter[ReceivedMessage] = TypeAdapter(Annotated[ReceivedMessage, Field(discriminator="kind")])
 
 
 def encode(message: Message) -> bytes:
     """The message as one JSON document in UTF-8."""
+    if isinstance(message, EncodedSubmitJob):
+        return message.body
     if isinstance(message, SubmitJob | CancelJob):
         head = f'{{"kind":"{message.kind}","version":{message.version},'
         return (head + message.model_dump_json(exclude_defaults=True)[1:]).encode()
     return message.model_dump_json().encode()
 
 
-def decode(body: bytes) -> Message:
+def decode(body: bytes) -> ReceivedMessage:
     """The message in a body of which any kind is expected, written by this version or another one.
 
     Raises:

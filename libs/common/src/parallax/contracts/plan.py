@@ -12,7 +12,7 @@ from uuid import UUID
 from pydantic import Field
 
 from parallax.contracts.ids import execution_id
-from parallax.contracts.job import MAX_QUESTIONS, Barrier, ExecutionRef, JobSpec
+from parallax.contracts.job import MAX_QUESTIONS, Barrier, ExecutionRef, JobHead, JobSpec
 from parallax.contracts.model import JobId, Name, RegionName, Strict
 
 ALL_REGIONS_LANE: Final = "all"
@@ -52,10 +52,10 @@ class JobPlan(Strict):
     models: tuple[PlannedModel, ...]
 
     @classmethod
-    def of(cls, spec: JobSpec) -> Self:
+    def of(cls, job: JobHead) -> Self:
         """The plan of a valid job."""
-        models = tuple(PlannedModel(model_id=m.id, regions=m.regions or spec.regions) for m in spec.models)
-        return cls(barrier=spec.barrier, samples=spec.samples, models=models)
+        models = tuple(PlannedModel(model_id=m.id, regions=m.regions or job.regions) for m in job.models)
+        return cls(barrier=job.barrier, samples=job.samples, models=models)
 
     def lanes(self) -> tuple[str, ...]:
         """The lanes of the job, in the order in which its regions first appear."""

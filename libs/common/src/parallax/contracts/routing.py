@@ -15,6 +15,7 @@ from parallax.contracts.messages import (
     BatchOpened,
     CancelJob,
     CloseBatch,
+    EncodedSubmitJob,
     ExecutionFinished,
     ExecutionTask,
     ExecutorHeartbeat,
@@ -131,6 +132,7 @@ def topology(regions: Iterable[str]) -> tuple[Queue, ...]:
 
 _KEYS: Final[dict[type[Message], str]] = {
     SubmitJob: "job.submit",
+    EncodedSubmitJob: "job.submit",
     CancelJob: "job.cancel",
     ExecutionTask: "execution.run.{region}",
     WaitingTask: "execution.wait.{region}.{model}",

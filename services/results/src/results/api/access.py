@@ -15,6 +15,7 @@ from parallax.catalog import Catalog
 from parallax.clock import Clock
 from parallax.health import Health
 from parallax.telemetry import get_logger
+from parallax.worker.process import Worker
 from results.api import keys
 from results.api.gate import ApiMetrics
 from results.api.keys import Scope
@@ -46,6 +47,8 @@ class Api:
     streams: Streams
     aggregates: Aggregates
     health: Health
+    worker: Worker
+    """Checks large jobs."""
 
 
 async def api_of(request: Request) -> Api:

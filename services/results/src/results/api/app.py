@@ -15,6 +15,7 @@ from parallax.clock import Clock
 from parallax.db.migrations import check
 from parallax.errors import InvalidInputError
 from parallax.health import Health
+from parallax.worker.process import Worker
 from results.api import keys, problems
 from results.api.access import Api
 from results.api.documented import describe
@@ -53,6 +54,7 @@ def create_api(
         streams=Streams(engine, clock, settings),
         aggregates=Aggregates(catalog),
         health=Health(dict(health.probes) if health is not None else {}),
+        worker=Worker("parallax.contracts.submission:judge_in_worker"),
     )
 
     async def database() -> bool:

@@ -1,7 +1,7 @@
-"""Reads request bodies: one JSON document, bounded, with every fault told as a problem."""
+"""Reads request bodies: one JSON document, bounded, with every fault reported as a problem."""
 
 import json
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from parallax.contracts import intake
 from parallax.contracts.job import MAX_JOB_BYTES
 from results.api.negotiation import require_json
-from results.api.problems import ApiError, Kind, Place, clean
+from results.api.problems import ApiError, Kind, Place, clean, place_of
 from results.api.requests import Request as RequestModel
 
 SMALL_BODY_BYTES: Final = 64 * 1024
@@ -19,35 +19,32 @@ SMALL_BODY_BYTES: Final = 64 * 1024
 Model = TypeVar("Model", bound=RequestModel)
 
 
-async def document(request: Request, *, max_bytes: int = MAX_JOB_BYTES) -> Any:
-    """The JSON document in a request's body.
+async def job_document(request: Request) -> bytes:
+    """A request's body as it was sent: a JSON document that is still to be read and checked.
 
     Raises:
-        ApiError: It is too large, is not sent as JSON, or is none.
+        ApiError: It is too large, or is not sent as JSON.
     """
     require_json(request)
-    body = await _body(request, max_bytes)
-    try:
-        return json.loads(body.decode("utf-8"), parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        raise ApiError(Kind.INVALID_JSON, f"byte {error.start} is not UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise ApiError(Kind.INVALID_JSON, f"line {error.lineno}, column {error.colno}: {error.msg}") from error
-    except RecursionError as error:
-        raise ApiError(Kind.INVALID_JSON, "arrays and objects are nested too deeply") from error
-    except ValueError as error:  # NaN, Infinity, and integers of thousands of digits
-        raise ApiError(Kind.INVALID_JSON, "holds a number that JSON does not know or that is too long") from error
+    return await _body(request, MAX_JOB_BYTES)
 
 
 async def optional(request: Request, model: type[Model]) -> Model:
     """A small body, or the model's defaults when there is none.
 
     Raises:
-        ApiError: As ``document``, or a field is wrong.
+        ApiError: It is too large, is not sent as JSON or is none, gives a key twice, or a field is wrong.
     """
     if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
         return model()
-    content = await document(request, max_bytes=SMALL_BODY_BYTES)
+    require_json(request)
+    body = await _body(request, SMALL_BODY_BYTES)
+    try:
+        content, repeated, _ = intake.parse(body)
+    except intake.NotJsonError as error:
+        raise ApiError(Kind.INVALID_JSON, str(error)) from error
+    if repeated:
+        raise ApiError(Kind.INVALID_REQUEST, "a key is given twice", errors=[place_of(each) for each in repeated])
     try:
         return model.model_validate_json(json.dumps(content, ensure_ascii=False).encode(errors="replace"))
     except ValidationError as error:
@@ -74,7 +71,3 @@ async def _body(request: Request, max_bytes: int) -> bytes:
 
 def _too_large(max_bytes: int) -> ApiError:
     return ApiError(Kind.TOO_LARGE, f"the body is larger than {max_bytes} bytes", headers={"Connection": "close"})
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(name)

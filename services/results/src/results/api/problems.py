@@ -114,8 +114,13 @@ def invalid_parameter(name: str, message: str, allowed: str | None = None) -> Ap
 
 def invalid_job(problems: Sequence[JobProblem]) -> ApiError:
     """The problem of a job that breaks rules, with every place."""
-    places = [Place(message=clean(p.message), pointer=clean(p.pointer), allowed=p.allowed) for p in problems]
+    places = [place_of(problem) for problem in problems]
     return ApiError(Kind.INVALID_JOB, f"{len(places)} rule(s) of a job are broken", errors=places)
+
+
+def place_of(problem: JobProblem) -> Place:
+    """A problem of a document as the API says it."""
+    return Place(message=clean(problem.message), pointer=clean(problem.pointer), allowed=problem.allowed)
 
 
 def job_not_found(job_id: str) -> ApiError:

@@ -1,6 +1,5 @@
 """Takes jobs in: checked like every job, stored as ``submitted``, then published to the dispatcher."""
 
-import asyncio
 import hashlib
 import json
 import re
@@ -9,13 +8,14 @@ from typing import Final, NamedTuple
 
 from parallax.catalog import offer_of
 from parallax.contracts.answers import JobStatus
-from parallax.contracts.intake import check_job
-from parallax.contracts.job import MAX_JOB_BYTES, JobSpec
-from parallax.contracts.messages import SubmitJob, encode
-from parallax.contracts.plan import batch_count, execution_count
+from parallax.contracts.job import MAX_JOB_BYTES
+from parallax.contracts.messages import EncodedSubmitJob
+from parallax.contracts.problem import Problem
+from parallax.contracts.submission import OFFER, CheckedJob, Verdict, judge
 from parallax.db.engine import transaction
 from parallax.errors import UnavailableError
 from parallax.telemetry import get_logger
+from parallax.worker.process import LARGE_BYTES, WorkerFailedError
 from results.api.access import Api
 from results.api.problems import RETRY_AFTER_S, ApiError, Kind, invalid_job
 from results.api.queries import submissions
@@ -36,33 +36,51 @@ class Accepted(NamedTuple):
     batches: int
 
 
-async def checked(api: Api, document: object) -> JobSpec:
-    """The job in a document. Checked in a thread: the largest takes a second, and others are not to wait for it.
+async def checked(api: Api, document: bytes) -> CheckedJob:
+    """The job in a document. A large one is checked in a process of its own, so that other requests go on.
 
     Raises:
-        ApiError: It breaks rules; every one is listed.
+        ApiError: It is too large or no JSON, or it breaks rules; every one is listed.
+        UnavailableError: It is large, and no process can be started now.
     """
-    job, found = await asyncio.to_thread(check_job, document, offer_of(api.catalog))
-    if job is None:
-        raise invalid_job(found)
-    return job
+    if len(document) > MAX_JOB_BYTES:
+        raise _too_large(len(document))
+    verdict = await _verdict(api, document)
+    if verdict.not_json is not None:
+        raise ApiError(Kind.INVALID_JSON, verdict.not_json)
+    if verdict.job is None:
+        raise invalid_job(verdict.problems)
+    return verdict.job
 
 
-def job_id_for(job: JobSpec, idempotency_key: str | None, principal: str) -> str:
+async def _verdict(api: Api, document: bytes) -> Verdict:
+    offer = offer_of(api.catalog)
+    if len(document) <= LARGE_BYTES:
+        return judge(document, offer)
+    try:
+        (verdict,) = await api.worker.run(OFFER.dump_json(offer), document)
+    except WorkerFailedError as error:
+        return Verdict(problems=(Problem(pointer="", message=str(error)),))
+    return Verdict.model_validate_json(verdict)
+
+
+def job_id_for(job: CheckedJob, idempotency_key: str | None, principal: str) -> str:
     """The id of a submission: the client's own, one that follows from its idempotency key, or a new one.
 
     A key that can be a job's id is the job's id. Any other belongs to whoever sent it.
     """
     if idempotency_key is None:
-        slug = _NOT_IN_IDS.sub("-", job.name.lower()).strip("-")[:MAX_SLUG_CHARS].strip("-") or "job"
+        slug = _NOT_IN_IDS.sub("-", job.head.name.lower()).strip("-")[:MAX_SLUG_CHARS].strip("-") or "job"
         return f"{slug}-{secrets.token_hex(6)}"
     if _JOB_ID.fullmatch(idempotency_key):
         return idempotency_key
     return f"job-{hashlib.sha256(json.dumps([principal, idempotency_key]).encode()).hexdigest()[:32]}"
 
 
-async def submit(api: Api, job: JobSpec, job_id: str) -> Accepted:
-    """Store the submission, then publish it; nothing of the database is held while the broker thinks.
+async def submit(api: Api, job: CheckedJob, document: bytes, job_id: str) -> Accepted:
+    """Store the submission of the job in a document, then publish it.
+
+    Nothing of the database is held while the broker thinks.
 
     When the broker does not confirm, the job stays ``submitted`` until the same request comes again, which publishes
     it again: the dispatcher takes the same job only once. Repeating the request at any time gives the same answer.
@@ -73,11 +91,10 @@ async def submit(api: Api, job: JobSpec, job_id: str) -> Accepted:
         UnavailableError: The database is away; nothing was published.
     """
     now = api.clock.now()
-    digest = _digest(job)
-    message = SubmitJob(job_id=job_id, job=job, submitted_at=now)
-    size = len(encode(message))
-    if size > MAX_JOB_BYTES:  # with its id, or with all that a retry names, a job is larger than it was sent
-        raise ApiError(Kind.TOO_LARGE, f"the job is {size} bytes as a message; at most {MAX_JOB_BYTES} are taken")
+    digest = job.content_sha256
+    message = EncodedSubmitJob.of(job_id, document, now)
+    if len(message.body) > MAX_JOB_BYTES:
+        raise _too_large(len(message.body))
     async with transaction(api.engine) as connection:
         fresh = await submissions.insert(connection, job_id, job, digest, now)
         known = None if fresh else await submissions.known(connection, job_id)
@@ -86,10 +103,10 @@ async def submit(api: Api, job: JobSpec, job_id: str) -> Accepted:
     status = JobStatus.SUBMITTED if known is None else JobStatus(known.status)
     if status is JobStatus.SUBMITTED:
         await _publish(api, message)
-    return Accepted(job_id, status, execution_count(job), batch_count(job))
+    return Accepted(job_id, status, job.executions, job.batches)
 
 
-async def _publish(api: Api, message: SubmitJob) -> None:
+async def _publish(api: Api, message: EncodedSubmitJob) -> None:
     try:
         await api.bus.publish(message)
     except UnavailableError as error:
@@ -102,7 +119,5 @@ async def _publish(api: Api, message: SubmitJob) -> None:
         raise ApiError(Kind.UNAVAILABLE, detail, headers=headers) from error
 
 
-def _digest(job: JobSpec) -> str:
-    """The same for the same job, in whatever order its keys were written and with defaults said or not."""
-    document = json.dumps(job.model_dump(mode="json", exclude_defaults=True), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(document.encode()).hexdigest()
+def _too_large(size: int) -> ApiError:
+    return ApiError(Kind.TOO_LARGE, f"the job is {size} bytes as a message; at most {MAX_JOB_BYTES} are taken")

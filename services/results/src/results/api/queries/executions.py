@@ -165,7 +165,9 @@ class Repeatable(NamedTuple):
     sample: int
 
 
-async def repeatable(connection: AsyncConnection, job_id: str, chosen: ExecutionFilter, limit: int) -> list[Repeatable]:
-    """The chosen executions, in order."""
-    found = await _ordered(connection, ", ".join(Repeatable._fields), job_id, chosen, None, limit)
+async def repeatable(
+    connection: AsyncConnection, job_id: str, chosen: ExecutionFilter, after: ExecutionKey | None, limit: int
+) -> list[Repeatable]:
+    """The chosen executions in order, behind ``after``."""
+    found = await _ordered(connection, ", ".join(Repeatable._fields), job_id, chosen, after, limit)
     return [Repeatable(**record) for record in found]

@@ -20,6 +20,8 @@ from results.api.queries.summaries import REPLACED
 MAX_OPEN_BATCHES: Final = 10
 """A lane has one open batch; more are seen for the moment between two events."""
 MAX_RUNNING: Final = 500
+LISTED_METADATA_BYTES: Final = 4 * 1024
+"""Larger metadata is left out of lists: a page of 200 jobs would have 13 MB of it."""
 
 _COUNTED: Final = """
 LEFT JOIN LATERAL (
@@ -30,9 +32,17 @@ LEFT JOIN LATERAL (
 """
 _OWN: Final = """
 SELECT jobs.job_id, name, status, reason, created_at, submitted_at, accepted_at, started_at, finished_at,
-       rejected_at, questions, batches, executions, retry_of, metadata
+       rejected_at, questions, batches, executions, retry_of
 """
-_BRIEF: Final = f"{_OWN}, counted.completed, counted.failed, counted.timed_out, counted.cancelled"
+# The stored size, which compression makes smaller, is looked at first: it costs nothing, whatever the metadata holds.
+_LISTED: Final = f"""
+    pg_column_size(metadata) <= {LISTED_METADATA_BYTES}
+        AND octet_length(CAST(metadata AS text)) <= {LISTED_METADATA_BYTES}
+"""
+_BRIEF: Final = f"""
+{_OWN}, CASE WHEN {_LISTED} THEN metadata ELSE '{{}}' END AS metadata, NOT ({_LISTED}) AS metadata_omitted,
+        counted.completed, counted.failed, counted.timed_out, counted.cancelled
+"""
 
 
 class JobFilter(NamedTuple):
@@ -106,7 +116,7 @@ def _per_status(statuses: Sequence[str], values: dict[str, Any]) -> list[list[st
 
 def brief(record: Row) -> JobBrief:
     """A job in a list."""
-    return JobBrief(**brief_fields(record), counts=counts(record))
+    return JobBrief(**brief_fields(record), metadata_omitted=record["metadata_omitted"], counts=counts(record))
 
 
 def brief_fields(record: Row) -> dict[str, Any]:
@@ -154,7 +164,7 @@ class JobRecord(NamedTuple):
 async def record(connection: AsyncConnection, job_id: str) -> JobRecord | None:
     """Everything that is stored about a job in its own row, and its place in the waiting line."""
     statement = f"""
-        {_OWN}, plan, spec, problems, not_started, {REPLACED},
+        {_OWN}, metadata, plan, spec, problems, not_started, {REPLACED},
         CASE WHEN status = 'queued' THEN (
             SELECT count(*) FROM results.jobs AS ahead
              WHERE ahead.status = 'queued' AND (ahead.accepted_at, ahead.job_id) <= (jobs.accepted_at, jobs.job_id)

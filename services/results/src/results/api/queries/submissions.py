@@ -7,8 +7,7 @@ from sqlalchemy import bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from parallax.contracts.job import JobSpec
-from parallax.contracts.plan import batch_count, execution_count
+from parallax.contracts.submission import CheckedJob
 from results.api.queries.reading import row
 
 _INSERT: Final = text(
@@ -29,7 +28,7 @@ class Known(NamedTuple):
     status: str
 
 
-async def insert(connection: AsyncConnection, job_id: str, job: JobSpec, sha256: str, at: datetime) -> bool:
+async def insert(connection: AsyncConnection, job_id: str, job: CheckedJob, sha256: str, at: datetime) -> bool:
     """Store a submission; false when the id is known already.
 
     Waits for a concurrent submission of the same id to commit or roll back.
@@ -39,13 +38,13 @@ async def insert(connection: AsyncConnection, job_id: str, job: JobSpec, sha256:
         {
             "job_id": job_id,
             "at": at,
-            "name": job.name,
-            "metadata": job.metadata,
+            "name": job.head.name,
+            "metadata": job.head.metadata,
             "sha256": sha256,
-            "retry_of": job.retry_of,
-            "questions": len(job.questions),
-            "batches": batch_count(job),
-            "executions": execution_count(job),
+            "retry_of": job.head.retry_of,
+            "questions": job.questions,
+            "batches": job.batches,
+            "executions": job.executions,
         },
     )
     return bool(result.rowcount)

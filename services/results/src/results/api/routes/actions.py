@@ -1,6 +1,6 @@
 """What changes something: submit, cancel, retry. Each publishes a message; the dispatcher decides."""
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 
@@ -18,8 +18,6 @@ from results.api.requests import CancelRequest, RetryRequest, StorableText
 from results.api.retrying import derived
 from results.api.routes.jobs import job_view, require_job
 from results.api.submitting import checked, job_id_for, submit
-
-MAX_LISTED_RETRIES: Final = 1_000
 
 router = APIRouter(
     prefix="/v1/jobs",
@@ -47,8 +45,9 @@ async def submit_job(
 
     The same body with the same key gives the same answer however often it is sent; another body is a conflict.
     """
-    job = await checked(api, await bodies.document(request))
-    accepted = await submit(api, job, job_id_for(job, idempotency_key, principal))
+    document = await bodies.job_document(request)
+    job = await checked(api, document)
+    accepted = await submit(api, job, document, job_id_for(job, idempotency_key, principal))
     response.headers["Location"] = f"/v1/jobs/{accepted.job_id}"
     return Submitted(
         id=accepted.job_id, status=accepted.status, executions=accepted.executions, batches=accepted.batches
@@ -94,8 +93,9 @@ async def retry_job(  # noqa: PLR0917 - FastAPI passes them by name
     timed out. A `job_id` in the body or an `Idempotency-Key` makes the request safe to repeat.
     """
     wanted = await bodies.optional(request, RetryRequest)
-    job = await checked(api, await derived(api, job_id, wanted))
-    accepted = await submit(api, job, wanted.job_id or job_id_for(job, idempotency_key, principal))
+    document, only = await derived(api, job_id, wanted)
+    job = await checked(api, document)
+    accepted = await submit(api, job, document, wanted.job_id or job_id_for(job, idempotency_key, principal))
     response.headers["Location"] = f"/v1/jobs/{accepted.job_id}"
     return Retried(
         id=accepted.job_id,
@@ -103,5 +103,5 @@ async def retry_job(  # noqa: PLR0917 - FastAPI passes them by name
         retry_of=job_id,
         executions=accepted.executions,
         batches=accepted.batches,
-        only=(job.only or ())[:MAX_LISTED_RETRIES],
+        only=only,
     )
