@@ -348,9 +348,9 @@ async def test_a_region_outside_the_catalog_is_refused() -> None:
 async def test_readiness_follows_the_bus(stage: ExecutorStage) -> None:
     bus = MemoryBus(stage.broker)
     async with stage.executor(FakeEndpoint(), bus=bus) as health:
-        assert await health.check() == {"bus": True, "publishing": True}
+        assert await health.check() == {"broker": True, "bus": True, "publishing": True}
         await bus.close()
-        assert await health.check() == {"bus": False, "publishing": True}
+        assert await health.check() == {"broker": False, "bus": False, "publishing": True}
 
 
 async def _until_dead(stage: ExecutorStage, count: int) -> None:
