@@ -58,8 +58,13 @@ def job_of(body: bytes) -> str:
 
 
 async def is_live(consumer: Consumption | Following) -> bool:
-    """Ask anew: a type checker takes a property for a constant."""
+    """Ask again: a type checker takes a property for a constant."""
     return consumer.live
+
+
+async def is_publishable(bus: Bus) -> bool:
+    """Ask again: a type checker takes a property for a constant."""
+    return bus.publishable
 
 
 async def eventually(condition: Callable[[], bool]) -> None:

@@ -19,9 +19,11 @@ from tests.contract.hands import (
     depth_becomes,
     eventually,
     is_live,
+    is_publishable,
     job_of,
     publish_until_done,
 )
+from tests.fakes.executor_stage import task
 
 
 async def test_what_is_published_is_delivered_as_it_was(bus: Bus) -> None:
@@ -266,6 +268,28 @@ async def test_a_message_without_a_queue_is_refused(bus: Bus) -> None:
         await bus.depth(routing.executions("atlantis"))
     with pytest.raises(UnroutableError):
         await bus.consume(routing.executions("atlantis"), prefetch=1, handler=Hands())
+
+
+async def test_the_error_names_what_has_no_queue_and_the_rest_is_delivered(installation: Installation) -> None:
+    """A task of a region that left the catalog, in one publish with others."""
+    bus = await installation.client()
+    lost = [task(region="atlantis", sample=sample) for sample in range(2)]
+    with pytest.raises(UnroutableError, match="atlantis") as refused:
+        await bus.publish(cancel("job-1"), lost[0], cancel("job-2"), lost[1])
+    assert list(refused.value.messages) == lost
+    await depth_becomes(bus, QUEUE, 2)
+    hands = Hands()
+    await bus.consume(QUEUE, prefetch=10, handler=hands)
+    await hands.hold(2)
+    assert sorted(hands.jobs()) == ["job-1", "job-2"]
+
+
+async def test_a_bus_is_publishable_until_it_is_closed(bus: Bus) -> None:
+    assert await is_publishable(bus)
+    await bus.close()
+    assert not await is_publishable(bus)
+    with pytest.raises(UnavailableError):
+        await bus.publish(cancel("job-1"))
 
 
 async def test_depth_counts_what_waits_and_not_what_is_held(bus: Bus) -> None:

@@ -5,11 +5,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
+from yarl import URL
+
 from parallax.bus import amqp
 from parallax.bus.amqp import AmqpBus
 from parallax.contracts import routing
 from parallax.contracts.messages import ExecutorHeartbeat, JobCancelled
 from parallax.contracts.outcomes import Reason
+from tests.harness.proxy import Proxy, proxy
 from tests.harness.rabbitmq import REGIONS
 
 QUEUE = routing.PROGRESS
@@ -27,6 +30,19 @@ async def connected(url: str, namespace: str, *, publish_timeout_s: float = 10.0
         yield bus
     finally:
         await bus.close()
+
+
+@asynccontextmanager
+async def connected_through(
+    url: str, namespace: str, *, publish_timeout_s: float = 10.0
+) -> AsyncIterator[tuple[AmqpBus, Proxy]]:
+    """A client of the installation behind a proxy, which can lose, refuse or silence its connections."""
+    server = URL(url)
+    assert server.host is not None
+    async with proxy(server.host, server.port or 5672) as between:
+        far = str(server.with_host("127.0.0.1").with_port(between.port))
+        async with connected(far, namespace, publish_timeout_s=publish_timeout_s) as bus:
+            yield bus, between
 
 
 async def eventually(condition: Callable[[], bool]) -> None:

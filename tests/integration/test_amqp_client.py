@@ -1,18 +1,23 @@
 """What a client of RabbitMQ takes, refuses, keeps to itself and puts on the wire."""
 
+import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiormq
 import pytest
+from aiormq.exceptions import ChannelNotFoundEntity
 from yarl import URL
 
 from parallax.bus import amqp
 from parallax.bus.amqp import AmqpBus
 from parallax.bus.amqp.confirm_batch import OutgoingMessage
 from parallax.bus.amqp.states.queue_consumer import ConsumerState, Phase
+from parallax.bus.amqp.transport import USER_TIMEOUT_MS
 from parallax.bus.port import Delivery
 from parallax.contracts import routing
 from parallax.contracts.messages import CancelJob
+from parallax.contracts.routing import Queue
 from parallax.errors import InvalidInputError, UnavailableError, UnroutableError
 from tests.harness.rabbitmq import REGIONS
 from tests.integration.amqp_stage import QUEUE, cancelled, connected, eventually, heartbeat
@@ -96,3 +101,56 @@ async def test_what_arrives_while_a_consumer_stops_goes_to_another(bus: AmqpBus)
     await bus.publish(*(CancelJob(job_id=f"job-{n}") for n in range(4)))
     await eventually(lambda: len(second) == 4)
     assert first == []
+
+
+async def test_a_binding_that_an_earlier_version_made_is_removed(amqp_url: str, namespace: str, bus: AmqpBus) -> None:
+    """A message that still went to the queue it once belonged to would be refused there, and become a dead letter."""
+    old = [Queue(name, keys) for name, keys in routing.RETIRED_BINDINGS.items()]
+    assert any(queue.name == routing.EVENTS.name and "batch.opened" in queue.keys for queue in old)
+    connection = await aiormq.connect(amqp_url)
+    channel = await connection.channel()
+    for queue in old:
+        for key in queue.keys:
+            await channel.queue_bind(f"{namespace}.{queue.name}", namespace, routing_key=key)
+    await bus._publisher.send(OutgoingMessage(namespace, "batch.opened", b"{}"))
+    assert (await bus.depth(routing.EVENTS), await bus.depth(routing.FACTS)) == (1, 1)
+    await bus.declare()
+    await bus._publisher.send(OutgoingMessage(namespace, "batch.opened", b"{}"))
+    assert (await bus.depth(routing.EVENTS), await bus.depth(routing.FACTS)) == (1, 2)
+    await connection.close()
+
+
+async def test_asking_for_a_depth_creates_nothing_and_takes_one_channel(
+    amqp_url: str, namespace: str, bus: AmqpBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = await aiormq.connect(amqp_url)
+    channel = await connection.channel()
+    await channel.queue_delete(f"{namespace}.{routing.FACTS.name}")
+    opened = 0
+    open_channel = aiormq.connection.Connection.channel
+
+    async def count(*arguments: Any, **options: Any) -> Any:
+        nonlocal opened
+        opened += 1
+        return await open_channel(*arguments, **options)
+
+    monkeypatch.setattr(aiormq.connection.Connection, "channel", count)
+    assert await bus.depth(routing.FACTS) == 0
+    assert await bus.depth(QUEUE) == 0
+    assert opened == 2
+    monkeypatch.undo()
+    with pytest.raises(ChannelNotFoundEntity):
+        await channel.queue_declare(f"{namespace}.{routing.FACTS.name}", passive=True)
+    await connection.close()
+
+
+async def test_the_system_notices_a_peer_that_vanished(bus: AmqpBus) -> None:
+    for connection in (bus._publishing, bus._consuming):
+        assert connection._current is not None
+        writer = connection._current._transport.writer
+        assert writer is not None
+        connected = writer.transport.get_extra_info("socket")
+        assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        for name, expected in (("TCP_KEEPIDLE", 5), ("TCP_USER_TIMEOUT", USER_TIMEOUT_MS)):
+            if hasattr(socket, name):
+                assert connected.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) == expected

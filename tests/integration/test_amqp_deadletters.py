@@ -171,3 +171,27 @@ async def test_what_the_broker_gave_up_by_policy_is_a_letter_too(
     finally:
         await connection.close()
         await asyncio.to_thread(rabbitmq_node.ctl, "clear_policy", namespace)
+
+
+async def test_a_list_is_bounded_and_says_so(bus: AmqpBus) -> None:
+    await bus.publish(*(CancelJob(job_id=f"job-{n}") for n in range(4)))
+    await bus.publish_raw(routing.executions("us"), b"task")
+    await reject_all(bus, routing.PROGRESS, "no", 4)
+    await reject_all(bus, routing.executions("us"), "no", 1)
+    every = {letter.id: letter for letter in await letters_of(bus)}
+    size_bytes = max(len(letter.body) for letter in every.values())
+    for most, most_bytes, expected in ((2, deadletters.PAGE_BYTES, 2), (100, 2 * size_bytes, 2), (100, 1, 1)):
+        page = await deadletters.list_letters(bus, most=most, most_bytes=most_bytes)
+        assert not page.complete
+        assert len(page.letters) >= expected, "one that is too large for a page is a page"
+        assert len(page.letters) <= most
+        assert sum(len(letter.body) for letter in page.letters) <= max(most_bytes, size_bytes)
+    assert {letter.id: letter for letter in await letters_of(bus)} == every, "and every letter is still there"
+
+
+async def test_what_lies_behind_the_limit_is_named_as_unseen(bus: AmqpBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    await bus.publish(*(CancelJob(job_id=f"job-{n}") for n in range(3)))
+    await reject_all(bus, routing.PROGRESS, "no", 3)
+    monkeypatch.setattr(letterbox, "MAX_LETTERS", 2)
+    with pytest.raises(InvalidInputError, match="among the oldest 2, and there are others"):
+        await deadletters.drop_letters(bus, ["no-such-letter"])
