@@ -369,7 +369,7 @@ async def test_an_executor_whose_tasks_have_died_is_not_ready(stage: ExecutorSta
         flaky.away = True
         await stage.submit(task())
         async with asyncio.timeout(30):
-            while any([(await health.check())[name] for name in ("publishing", "heartbeat")]):
+            while any([(await health.check())[name] for name in ("publishing", "heartbeat")]):  # noqa: ASYNC110 - nothing announces it
                 await asyncio.sleep(0.01)
 
 
