@@ -348,9 +348,29 @@ async def test_a_region_outside_the_catalog_is_refused() -> None:
 async def test_readiness_follows_the_bus(stage: ExecutorStage) -> None:
     bus = MemoryBus(stage.broker)
     async with stage.executor(FakeEndpoint(), bus=bus) as health:
-        assert await health.check() == {"broker": True, "bus": True, "publishing": True}
+        assert await health.check() == {"broker": True, "bus": True, "heartbeat": True, "publishing": True}
         await bus.close()
-        assert await health.check() == {"broker": False, "bus": False, "publishing": True}
+        assert await health.check() == {"broker": False, "bus": False, "heartbeat": True, "publishing": True}
+
+
+class BrokenClock(SystemClock):
+    """Ends every task that waits."""
+
+    async def sleep(self, seconds: float) -> None:
+        raise RuntimeError(f"a bug: no sleep of {seconds} s")
+
+
+async def test_an_executor_whose_tasks_have_died_is_not_ready(stage: ExecutorStage) -> None:
+    """Nothing awaits them: facts would never get out, and results would take what runs for missing."""
+    endpoint, flaky = FakeEndpoint(), FlakyBus(MemoryBus(stage.broker))
+    async with app.running(
+        bus=flaky, catalog=catalog(), endpoint=endpoint, clock=BrokenClock(), settings=QUICK
+    ) as health:
+        flaky.away = True
+        await stage.submit(task())
+        async with asyncio.timeout(30):
+            while any([(await health.check())[name] for name in ("publishing", "heartbeat")]):  # noqa: ASYNC110 - nothing announces it
+                await asyncio.sleep(0.01)
 
 
 async def _until_dead(stage: ExecutorStage, count: int) -> None:

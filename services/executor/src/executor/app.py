@@ -52,7 +52,7 @@ async def running(
         await runner.start()
         beating = asyncio.create_task(heartbeat.run(), name="heartbeat")
         log.info("executor ready", region=settings.region, executor_id=settings.executor_id, budget=settings.budget)
-        yield _health(runner, bus)
+        yield _health(runner, bus, beating)
     finally:
         await runner.stop()
         if beating is not None:
@@ -61,15 +61,25 @@ async def running(
             await heartbeat.send(leaving=True)
 
 
-def _health(runner: Runner, bus: Bus) -> Health:
+def _health(runner: Runner, bus: Bus, beating: asyncio.Task[None]) -> Health:
+    """The probes; the last two watch tasks that nothing awaits, so that nothing else would notice their end."""
+
     async def bus_live() -> bool:
         return runner.live
 
     async def broker() -> bool:
         return bus.publishable
 
+    async def heartbeat() -> bool:
+        return not beating.done()
+
     async def publishing() -> bool:
         return runner.publishing
 
-    probes: dict[str, Probe] = {"broker": broker, "bus": bus_live, "publishing": publishing}
+    probes: dict[str, Probe] = {
+        "broker": broker,
+        "bus": bus_live,
+        "heartbeat": heartbeat,
+        "publishing": publishing,
+    }
     return Health(probes, advisory=frozenset({"broker"}))

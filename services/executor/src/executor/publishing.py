@@ -105,12 +105,12 @@ class Publisher:
             try:
                 await self.bus.publish(*messages)
             except Exception as error:  # noqa: BLE001 - the way out must never close; the bus reports what is wrong
-                waiting, unknown = left_to_publish(messages, error)
-                if unknown:
-                    ids = [str(task.execution_id) for task in unknown]
-                    log.warning("unknown whether tasks were published", execution_ids=ids, error=repr(error)[:500])
-                messages = waiting
-                log.warning("facts wait for the bus", facts=len(messages), error=repr(error)[:500], pause_s=pause_s)
+                messages, unknown = left_to_publish(messages, error)
+                log.warning("publishing failed", error=repr(error)[:500], again=len(messages), unknown=len(unknown))
+                for task in unknown:
+                    log.warning("unknown whether a task was published", execution_id=str(task.execution_id))
+                if not messages:
+                    return
                 await self.clock.sleep(pause_s)
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
             else:

@@ -167,7 +167,7 @@ class Runner:
         for held in list(self._held.values()):
             held.end(ExecutorStopping())
         await self._ended_within(ABORT_S)
-        if not await self._publisher.drained(DRAIN_S):
+        if not (self.publishing and await self._publisher.drained(DRAIN_S)):
             log.warning("left before everything was published; unsettled tasks are delivered again elsewhere")
         for queue in self._queues.values():
             await queue.close()
