@@ -16,9 +16,9 @@ DIRECTIONS: Final = (BOTH, frozenset({Direction.TO_SERVER}), frozenset({Directio
 SILENT_S: Final = (2.0, 6.0)
 """Below every heartbeat and timeout: a connection that speaks again goes on as if nothing had been."""
 UNCONFIRMED_S: Final = (11.0, 14.0)
-"""Longer than a publish may take (10 s), shorter than the broker's heartbeat."""
+"""Longer than a publish may take (10 s), and over before the broker gives a peer up, after two heartbeats of 8 s."""
 LONG_SILENT_S: Final = (35.0, 60.0)
-"""Two of the broker's heartbeats of 15 s are missed: both sides must have given the connection up."""
+"""More than three heartbeats of 8 s: both sides must have given the connection up."""
 ALARM_S: Final = (1.0, 4.0)
 LONG_ALARM_S: Final = (11.0, 25.0)
 """Longer than a publish may take (10 s)."""

@@ -61,7 +61,7 @@ async def chaos(
     ):
         began = time.monotonic()
         over = asyncio.Event()
-        flow = asyncio.create_task(_submit(made, accounts, Random(seed + 1), over))
+        flow = asyncio.create_task(_submit(made, accounts, Random(seed + 1), over, slow=timings is PRODUCTION))
         while time.monotonic() - began < seconds:
             await asyncio.sleep(random.uniform(1, 4))
             blow = await strike(made, random, blows)
@@ -77,7 +77,7 @@ async def chaos(
         return Report(time.monotonic() - began, struck, made.restarts, balance, unready)
 
 
-async def _submit(made: Installation, accounts: Accounts, random: Random, over: asyncio.Event) -> None:
+async def _submit(made: Installation, accounts: Accounts, random: Random, over: asyncio.Event, *, slow: bool) -> None:
     """Submit and cancel jobs until it is over; what was begun is carried through."""
     async with asyncio.TaskGroup() as cancelling:
         while not over.is_set():
@@ -85,7 +85,7 @@ async def _submit(made: Installation, accounts: Accounts, random: Random, over: 
             if await _unfinished(made, accounts) >= MOST_ACTIVE:
                 continue
             job_id = f"chaos-{len(accounts.jobs)}"
-            accounts.jobs[job_id] = draw_job(random, job_id)
+            accounts.jobs[job_id] = draw_job(random, job_id, slow=slow)
             if random.random() < CANCELLED_SHARE:
                 accounts.cancelled.add(job_id)
                 cancelling.create_task(_cancel_later(made, job_id, random.uniform(0, 4)))

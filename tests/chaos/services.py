@@ -10,7 +10,7 @@ from typing import Final
 from tests.harness.installation import Installation
 
 SHORT_PAUSE_S: Final = (1.0, 8.0)
-"""Below the broker's heartbeat of 15 s: no connection is lost, so this explains no duplicate call."""
+"""A peer is given up after two heartbeats of 8 s: no connection is lost, so this explains no duplicate call."""
 LONG_PAUSE_S: Final = (50.0, 70.0)
 """Long past the broker's heartbeats, every lease and every timeout: the broker has given the tasks to others."""
 

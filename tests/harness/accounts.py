@@ -12,7 +12,7 @@ from uuid import UUID
 from parallax.contracts.ids import execution_id
 from parallax.contracts.job import Barrier, JobSpec, Limits, ModelSelection, Question
 from parallax.contracts.plan import JobPlan
-from tests.harness.calls import DELAYS_MS
+from tests.harness.calls import DELAYS_MS, SLOW_MS
 from tests.harness.duplicates import Disturbance, Duplicate, ModelCall, Run, duplicates
 from tests.harness.installation import REGIONS, Installation
 from tests.harness.witness import Witness
@@ -86,9 +86,9 @@ class Balance:
         }
 
 
-def draw_job(random: Random, name: str, *, questions: int = 3) -> JobSpec:
-    """A job of answers that take 50 to 500 ms."""
-    kinds = [f"delay {ms} ms" for ms in DELAYS_MS] + ["flaky"]
+def draw_job(random: Random, name: str, *, questions: int = 3, slow: bool = False) -> JobSpec:
+    """A job of answers that take 50 to 500 ms; some of them 4 s, if they may be slow."""
+    kinds = [f"delay {ms} ms" for ms in (*DELAYS_MS, *([SLOW_MS] if slow else []))] + ["flaky"]
     return JobSpec(
         name=name,
         questions=tuple(

@@ -12,6 +12,8 @@ from parallax_cli.mock_script import Rule, Script, Step
 from tests.harness.duplicates import ModelCall
 
 DELAYS_MS: Final = (50, 100, 200, 350, 500)
+SLOW_MS: Final = 4_000
+"""An answer that takes about as long as executors wait between two heartbeats."""
 _OWN: Final = ("v1", "health", "__log")
 """Where the model server's own paths begin."""
 
@@ -22,7 +24,7 @@ def script() -> Script:
         models=("mock",),
         rules=(
             Rule(contains="flaky", steps=(Step(status=500, delay_s=0.05), Step(delay_s=0.1))),
-            *(Rule(contains=f"delay {ms} ms", steps=(Step(delay_s=ms / 1000),)) for ms in DELAYS_MS),
+            *(Rule(contains=f"delay {ms} ms", steps=(Step(delay_s=ms / 1000),)) for ms in (*DELAYS_MS, SLOW_MS)),
             Rule(contains="delay for ever", steps=(Step(stall_after=1),)),
         ),
     )

@@ -3,13 +3,12 @@
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
-from aiormq.exceptions import AMQPError
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
 
 from parallax.bus.letters import REASON_HEADER
 from tests.harness.installation import Installation
@@ -18,7 +17,11 @@ HEARD: Final = ("job.cancelled", "job.finished")
 LOOK_S: Final = 0.5
 """Between two looks at what the API would answer."""
 RECONNECT_S: Final = 0.2
-LOSSES: Final = (AMQPError, OSError, RuntimeError, TimeoutError, asyncio.TimeoutError)
+CONNECT_S: Final = 10.0
+HEARD_S: Final = 120.0
+MARK_AGAIN_S: Final = 10.0
+"""A marker that has not come by then may have been lost with a connection."""
+_MARKER: Final = b"all that was announced before is heard"
 _TERMINAL: Final = "SELECT job_id, status FROM results.jobs WHERE status IN ('completed', 'failed', 'cancelled')"
 
 
@@ -28,7 +31,7 @@ class Witness:
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
         self._name = f"{installation.namespace}.harness"
-        self._queue: AbstractQueue | None = None
+        self._marked = asyncio.Event()
         self.finished: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         """Different ends that were announced for each job: one, if all is well."""
         self.cancelled: set[str] = set()
@@ -44,15 +47,14 @@ class Witness:
     async def listen(self) -> None:
         """Hear every message, across every loss of the broker; until cancelled."""
         while True:
-            with suppress(*LOSSES):
-                async with asyncio.timeout(30):
-                    connection = await aio_pika.connect(self._installation.node.url, timeout=10)
-                async with connection:
-                    self._queue = await self._declare(await connection.channel())
-                    await self._queue.consume(self._hear)
-                    await connection.closed()
-            self._queue = None
+            await _attempt(self._listen_once())
             await asyncio.sleep(RECONNECT_S)
+
+    async def _listen_once(self) -> None:
+        async with await _connected(self._installation.node.url) as connection:
+            queue = await self._declare(await connection.channel())
+            await queue.consume(self._hear)
+            await connection.closed()
 
     async def look(self) -> None:
         """Read the states that users can read, again and again; until cancelled."""
@@ -64,19 +66,26 @@ class Witness:
             await asyncio.sleep(LOOK_S)
 
     async def heard_all(self) -> None:
-        """Wait until nothing that was announced is still unheard."""
-        async with asyncio.timeout(60):
-            while True:
-                with suppress(*LOSSES):
-                    if self._queue is not None and not (await self._queue.declare()).message_count:
-                        return
-                await asyncio.sleep(RECONNECT_S)
+        """Wait until everything that was announced before is heard: a marker is queued behind it."""
+        async with asyncio.timeout(HEARD_S):
+            while not self._marked.is_set():
+                await _attempt(self._mark())
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(MARK_AGAIN_S):
+                        await self._marked.wait()
+
+    async def _mark(self) -> None:
+        async with await _connected(self._installation.node.url) as connection:
+            exchange = (await connection.channel()).default_exchange
+            await exchange.publish(aio_pika.Message(_MARKER), self._name)
 
     async def forget(self) -> None:
         """Remove the queue from the broker."""
-        with suppress(*LOSSES):
-            async with asyncio.timeout(10), await aio_pika.connect(self._installation.node.url) as connection:
-                await (await connection.channel()).queue_delete(self._name)
+        await _attempt(self._forget())
+
+    async def _forget(self) -> None:
+        async with await _connected(self._installation.node.url) as connection:
+            await (await connection.channel()).queue_delete(self._name)
 
     async def _declare(self, channel: AbstractChannel) -> AbstractQueue:
         await channel.set_qos(prefetch_count=100)
@@ -91,10 +100,12 @@ class Witness:
 
     async def _hear(self, message: AbstractIncomingMessage) -> None:
         self._note(message)
-        with suppress(*LOSSES):
-            await message.ack()
+        await message.ack()
 
     def _note(self, message: AbstractIncomingMessage) -> None:
+        if message.body == _MARKER:
+            self._marked.set()
+            return
         if message.exchange == f"{self._installation.namespace}.dead":
             reason = str(message.headers.get(REASON_HEADER, message.headers.get("x-death")))
             self.dead_letters.append(f"{message.routing_key}: {reason}; {message.body[:200].decode(errors='replace')}")
@@ -105,6 +116,21 @@ class Witness:
             self.cancelled.add(job_id)
         elif told not in self.finished[job_id]:
             self.finished[job_id].append(told)
+
+
+async def _connected(url: str) -> AbstractConnection:
+    async with asyncio.timeout(CONNECT_S):
+        return await aio_pika.connect(url, timeout=CONNECT_S)
+
+
+async def _attempt(work: Coroutine[Any, Any, None]) -> None:
+    """Do something that may fail in any way: a lost connection even shows as the cancellation of a task."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task})
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def contradictions(finished: Sequence[Mapping[str, Any]], cancelled: bool, shown: Sequence[str]) -> list[str]:
