@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import gc
 import io
 import json
 from collections.abc import AsyncIterator
@@ -13,11 +14,14 @@ from typing import Any
 import httpx
 import pytest
 from httpx_sse import EventSource
+from sqlalchemy.event import listen
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from parallax.clock import SystemClock
 from parallax.contracts.messages import ExecutorHeartbeat, JobRejected, Problem, RunningExecution
 from parallax.contracts.outcomes import Reason
 from results import heartbeats
+from results.api.moments import Moments
 from results.api.problems import ApiError, Kind
 from results.api.settings import ApiSettings
 from results.api.streams import Streams
@@ -134,6 +138,71 @@ async def test_streams_are_bounded_and_give_their_place_back(stage: Stage) -> No
     assert caught.value.kind is Kind.TOO_MANY_STREAMS
     await first.aclose()  # type: ignore[attr-defined] # an asynchronous generator
     await anext(streams.follow("job-1", 0))
+
+
+async def test_a_burst_of_followers_does_not_pass_the_limit(stage: Stage) -> None:
+    streams = Streams(stage.engine, SystemClock(), ApiSettings(max_streams=3))
+    begun = [streams.follow("job-1", 0) for _ in range(3)]  # admitted, and not yet read
+    with pytest.raises(ApiError):
+        streams.follow("job-1", 0)
+    begun.pop()  # its client left before the answer began
+    gc.collect()
+    assert streams.open == 2
+    streams.follow("job-1", 0)
+
+
+class Sums:
+    """Counts how often the progress of a job is summed, and makes it take as long as a clock says."""
+
+    def __init__(self, engine: AsyncEngine, clock: LeapingClock, takes_s: float = 0.0) -> None:
+        self.count = 0
+        self._clock = clock
+        self._takes_s = takes_s
+        listen(engine.sync_engine, "before_cursor_execute", self._before)
+
+    def _before(self, _connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "sum(completed)" in statement:
+            self.count += 1
+            self._clock.leap(self._takes_s)
+
+
+async def test_followers_of_one_job_share_what_its_progress_costs(stage: Stage) -> None:
+    spec = await stage.accept("job-1")
+    batch = await stage.open("job-1", spec, 0)
+    clock = LeapingClock()
+    sums, moments = Sums(stage.engine, clock), Moments(stage.engine, clock, fresh_s=0.25)
+    first = await asyncio.gather(*(moments.of("job-1") for _ in range(200)))
+    assert sums.count == 1
+    await stage.store([facts.observed(batch, batch.cells[0])])
+    assert [await moments.of("job-1")] == first[:1]
+    clock.leap(0.3)
+    second = await asyncio.gather(*(moments.of("job-1") for _ in range(200)))
+    assert sums.count == 2
+    assert {moment.progress.counts.completed for moment in second if moment} == {1}
+    assert await moments.of("nobody") is None
+
+
+async def test_what_is_slow_to_sum_is_summed_seldom(stage: Stage) -> None:
+    await stage.accept("job-1")
+    clock = LeapingClock()
+    sums, moments = Sums(stage.engine, clock, takes_s=0.1), Moments(stage.engine, clock, fresh_s=0.25)
+    for _ in range(9):
+        await moments.of("job-1")
+        clock.leap(0.1)
+    assert sums.count == 1
+    clock.leap(0.2)
+    await moments.of("job-1")
+    assert sums.count == 2
+
+
+async def test_a_follower_that_leaves_takes_nothing_from_the_others(stage: Stage) -> None:
+    await stage.accept("job-1")
+    moments = Moments(stage.engine, SystemClock(), fresh_s=0.25)
+    leaving, staying = (asyncio.create_task(moments.of("job-1")) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    async with asyncio.timeout(PATIENCE_S):
+        assert await staying is not None
 
 
 async def test_a_quiet_job_is_looked_at_less_often_until_something_happens(stage: Stage) -> None:

@@ -5,8 +5,8 @@ number sent misses nothing. Between them ``progress`` tells how many executions 
 because the next one replaces it.
 """
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+import weakref
+from collections.abc import AsyncIterator
 from typing import Final
 
 from fastapi.sse import format_sse_event
@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from parallax.clock import Clock
 from parallax.contracts.answers import Progress
+from results.api.moments import Moments
 from results.api.problems import RETRY_AFTER_S, ApiError, Kind
 from results.api.queries import jobs
 from results.api.queries.reading import reading
@@ -31,6 +32,20 @@ SLOWEST: Final = 4
 """How many times the shortest pause the longest one is; it is reached after 15 looks in vain, about 16 s."""
 
 
+class _Place:
+    """One of the places for streams; given back once, however its stream ends."""
+
+    def __init__(self, streams: "Streams") -> None:
+        self._streams = streams
+        self._given_back = False
+        streams.open += 1
+
+    def give_back(self) -> None:
+        if not self._given_back:
+            self._given_back = True
+            self._streams.open -= 1
+
+
 class Streams:
     """The event streams of one application, of which only so many may be open."""
 
@@ -38,34 +53,35 @@ class Streams:
         self._engine = engine
         self._clock = clock
         self._settings = settings
-        self._open = 0
+        self._moments = Moments(engine, clock, fresh_s=settings.stream_poll_s / 2)
+        self.open = 0
+        """Streams that were admitted and have not ended."""
 
     def follow(self, job_id: str, after: int) -> AsyncIterator[bytes]:
         """Everything behind event ``after``, to the end of the job. The job must exist.
 
+        The stream counts from now on, not from its first part: a burst of followers is admitted before any is served.
+
         Raises:
             ApiError: Too many streams are open.
         """
-        if self._open >= self._settings.max_streams:
+        if self.open >= self._settings.max_streams:
             raise ApiError(
                 Kind.TOO_MANY_STREAMS,
-                f"{self._open} streams are open, and no more are allowed",
+                f"{self.open} streams are open, and no more are allowed",
                 headers={"Retry-After": str(RETRY_AFTER_S)},
             )
-        return self._counted(job_id, after)
+        place = _Place(self)
+        parts = self._placed(place, job_id, after)
+        weakref.finalize(parts, place.give_back)  # a stream that nobody began to read runs no code at its end
+        return parts
 
-    async def _counted(self, job_id: str, after: int) -> AsyncIterator[bytes]:
-        with self._one_more():
+    async def _placed(self, place: _Place, job_id: str, after: int) -> AsyncIterator[bytes]:
+        try:
             async for part in self._events(job_id, after):
                 yield part
-
-    @contextmanager
-    def _one_more(self) -> Iterator[None]:
-        self._open += 1
-        try:
-            yield
         finally:
-            self._open -= 1
+            place.give_back()
 
     async def _events(self, job_id: str, after: int) -> AsyncIterator[bytes]:
         yield format_sse_event(comment="the events of a job, then done", retry=RECONNECT_MS)
@@ -73,9 +89,9 @@ class Streams:
         silent_s = pause_s = 0.0
         shortest_s = self._settings.stream_poll_s
         while True:
+            # The moment is read before the events: an end that is seen here has its event among them.
+            moment = await self._moments.of(job_id)
             async with reading(self._engine) as connection:
-                # The moment is read before the events: an end that is seen here has its event among them.
-                moment = await jobs.moment(connection, job_id)
                 events = await jobs.events(connection, job_id, after, EVENTS_PER_READ)
             assert moment is not None, "jobs are never deleted"
             for event in events:
