@@ -47,7 +47,7 @@ async def test_every_queue_of_results_is_served(engine: AsyncEngine) -> None:
 
     async with running(engine, broker) as health:
         consumed = {"facts", "events", "batches", "heartbeats"}
-        assert set(await health.check()) == {"database", "ledger", "handlers", *consumed}
+        assert set(await health.check()) == {"broker", "database", "ledger", "handlers", *consumed}
         assert all((await health.check()).values())
         await bus.publish(*every(full))
         assert await signals.next() == BatchCompleted(batch=full.ref, counts=Counts(completed=6))
