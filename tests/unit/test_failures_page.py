@@ -16,7 +16,7 @@ FAILURES_SEEN = 12
 
 
 def test_every_failure_has_a_row() -> None:
-    assert len(ROWS) == FAILURES_SEEN
+    assert len(ROWS) >= FAILURES_SEEN
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row[0][:40] for row in ROWS])
