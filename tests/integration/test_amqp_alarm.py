@@ -68,20 +68,22 @@ async def blocked(bus: AmqpBus) -> None:
     await eventually(lambda: bus.blocked)
 
 
+@pytest.mark.parametrize(("count", "size_bytes"), [(1, 10), (600, 1_500)], ids=["small", "large"])
 async def test_what_was_given_up_under_an_alarm_is_never_delivered(
-    rabbitmq_node: Node, amqp_url: str, namespace: str
+    rabbitmq_node: Node, amqp_url: str, namespace: str, count: int, size_bytes: int
 ) -> None:
     """The caller repeats whatever is refused, as one that knows nothing of the contract would."""
+    messages = [CancelJob(job_id=f"job-{n}", reason="x" * size_bytes) for n in range(count)]
     async with connected(amqp_url, namespace, publish_timeout_s=QUICK_S) as bus:
-        confirmed: Counter[str] = Counter()
+        await bus.publish(CancelJob(job_id="before"))
+        confirmed = Counter(["before"])
         async with alarm(rabbitmq_node):
             for _ in range(4):
-                for n in range(3):
-                    try:
-                        await bus.publish(CancelJob(job_id=f"job-{n}"))
-                        confirmed[f"job-{n}"] += 1
-                    except UnavailableError:
-                        await asyncio.sleep(0.1)
+                try:
+                    await bus.publish(*messages)
+                    confirmed.update(message.job_id for message in messages)
+                except UnavailableError:
+                    await asyncio.sleep(0.1)
         assert await received(bus) == confirmed
 
 
