@@ -9,10 +9,11 @@ import pytest
 from prometheus_client import REGISTRY
 
 from parallax.bus.amqp import AmqpBus
+from parallax.bus.amqp.confirm_batch import OutgoingMessage
 from parallax.bus.amqp.publisher import BATCH
 from parallax.bus.port import Delivery
 from parallax.contracts import routing
-from parallax.contracts.messages import CancelJob, decode
+from parallax.contracts.messages import CancelJob, decode, encode
 from parallax.errors import UnavailableError, UnconfirmedError
 from tests.harness.proxy import Proxy
 from tests.harness.rabbitmq import Node
@@ -68,20 +69,23 @@ async def blocked(bus: AmqpBus) -> None:
     await eventually(lambda: bus.blocked)
 
 
+@pytest.mark.parametrize(("count", "size_bytes"), [(1, 200), (20, 100_000)], ids=["small", "large"])
 async def test_what_was_given_up_under_an_alarm_is_never_delivered(
-    rabbitmq_node: Node, amqp_url: str, namespace: str
+    rabbitmq_node: Node, amqp_url: str, namespace: str, count: int, size_bytes: int
 ) -> None:
     """The caller repeats whatever is refused, as one that knows nothing of the contract would."""
+    bodies = [encode(CancelJob(job_id=f"job-{n}")).ljust(size_bytes) for n in range(count)]
+    messages = [OutgoingMessage(namespace, QUEUE.keys[0], body) for body in bodies]
     async with connected(amqp_url, namespace, publish_timeout_s=QUICK_S) as bus:
-        confirmed: Counter[str] = Counter()
+        await bus.publish(CancelJob(job_id="before"))
+        confirmed = Counter(["before"])
         async with alarm(rabbitmq_node):
             for _ in range(4):
-                for n in range(3):
-                    try:
-                        await bus.publish(CancelJob(job_id=f"job-{n}"))
-                        confirmed[f"job-{n}"] += 1
-                    except UnavailableError:
-                        await asyncio.sleep(0.1)
+                try:
+                    await bus._publisher.send(*messages)
+                    confirmed.update(f"job-{n}" for n in range(count))
+                except UnavailableError:
+                    await asyncio.sleep(0.1)
         assert await received(bus) == confirmed
 
 

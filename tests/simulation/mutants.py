@@ -276,6 +276,62 @@ MUTANTS: Final = (
         ("tests/unit/bus/test_amqp_sending.py",),
     ),
     Mutant(
+        "a consumer that was stopped while it was lost attaches again",
+        f"{COMMON}/bus/amqp/states/queue_consumer.py",
+        (
+            (
+                "        case Phase.LOST:\n            return replace(state, phase=Phase.STOPPED), (CancelPause(),)\n        case Phase.STOPPING | Phase.DRAINING | Phase.STOPPED | Phase.CLOSED:\n",
+                "        case Phase.LOST | Phase.STOPPING | Phase.DRAINING | Phase.STOPPED | Phase.CLOSED:\n",
+            ),
+        ),
+        ("tests/unit/bus/test_queue_consumer_states.py",),
+    ),
+    Mutant(
+        "deliveries given back for ever after a cancellation that failed",
+        f"{COMMON}/bus/amqp/states/queue_consumer.py",
+        (
+            (
+                "(replace(state, phase=Phase.STOPPED), (Discard(),)) if state.phase is Phase.STOPPING",
+                "(state, ()) if state.phase is Phase.STOPPING",
+            ),
+        ),
+        ("tests/unit/bus/test_queue_consumer_states.py",),
+    ),
+    Mutant(
+        "a publish that was given up stays in the socket",
+        f"{COMMON}/bus/amqp/states/publish.py",
+        (
+            (
+                "            return _fail(state, Failure.UNCONFIRMED, Abort())\n",
+                "            return _fail(state, Failure.UNCONFIRMED)\n",
+            ),
+        ),
+        ("tests/unit/bus/test_publish_states.py",),
+    ),
+    Mutant(
+        "a group that was half delivered is called unsent",
+        f"{COMMON}/bus/amqp/states/publish.py",
+        (("Failure.UNCONFIRMED if state.delivered else Failure.UNSENT", "Failure.UNSENT"),),
+        ("tests/unit/bus/test_publish_states.py",),
+    ),
+    Mutant(
+        "published on a connection that the broker blocks",
+        f"{COMMON}/bus/amqp/states/connection.py",
+        (
+            (
+                "            return replace(state, phase=Phase.BLOCKED, reason=reason), ()\n",
+                "            return replace(state, phase=Phase.LIVE, reason=reason), ()\n",
+            ),
+        ),
+        ("tests/unit/bus/test_connection_states.py",),
+    ),
+    Mutant(
+        "a stream that began again is read on from the old position",
+        f"{COMMON}/bus/amqp/states/stream_consumer.py",
+        (("if entry.offset == position.offset and entry.identity != position.identity:", "if entry.offset < 0:"),),
+        ("tests/unit/bus/test_stream_consumer_states.py",),
+    ),
+    Mutant(
         "messages acked before they are handled",
         f"{COMMON}/bus/serve.py",
         (

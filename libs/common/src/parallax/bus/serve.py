@@ -4,6 +4,7 @@
 | --- | --- |
 | returns | is acknowledged |
 | raises ``UnavailableError`` | is kept and tried again after a pause; after ``HOLD_LIMIT_S`` it goes back |
+| raises ``UnconfirmedError`` | likewise: handlers are idempotent, and know what they must not publish again |
 | raises ``PoisonError`` or ``ValidationError`` | goes to the dead letters with the reason |
 | raises ``ValidationError`` for an unknown kind, on a queue of ``news`` | is acknowledged, logged and counted |
 | raises anything else (a bug) | is logged and, after a pause, goes back; the bus gives up after ``MAX_DELIVERIES`` |
@@ -28,7 +29,11 @@ LONGEST_PAUSE_S: Final = 5.0
 BUG_PAUSE_S: Final = 1.0
 """Before a message that met a bug goes back: keeps a poisonous one from spinning through its deliveries."""
 HOLD_LIMIT_S: Final = 900.0
-"""Longest time one delivery is kept; well below the broker's consumer timeout of 30 minutes."""
+"""Longest time one delivery is kept; well below the broker's consumer timeout of 30 minutes.
+
+The watchdog ends a process whose servers are lost long before this. It does not end one whose server answers and
+refuses (a broker under a resource alarm, a read-only database), because no restart helps: there this is the bound.
+"""
 
 Handler = Callable[[Delivery], Awaitable[None]]
 

@@ -31,7 +31,7 @@ PUBLISH_TIMEOUT_S: Final = 10.0
 """For each batch, from asking for the channel to its last confirm. A confirm takes milliseconds; one that takes this
 long is not coming (resource alarm, lost majority of a quorum, a broker that stalls)."""
 BATCH: Final = 256
-"""Most messages written together: more does not make it faster, see ``docs/adr/0012``."""
+"""Most messages written together: more does not make it faster, see ``docs/adr/0008``."""
 BATCH_BYTES: Final = 1024 * 1024
 """Most bytes written together, unless a single message has more."""
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
