@@ -1,6 +1,7 @@
 """A control plane on loopback and an endpoint that calls it with the real SDK."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from uuid import uuid4
 import modal
 from modal_proto import api_pb2
 
-from executor.endpoints.modal import ModalEndpoint
+from executor.endpoints.modal import ModalEndpoint, report_throttling_at_once
 from executor.endpoints.port import CallTrace, ModelRequest
 from modal_deployment.answering import Where, answer
 from modal_deployment.engine import Engine
@@ -84,6 +85,7 @@ def endpoint_for(url: str, *, secret: str = TOKEN_SECRET, lookup_timeout_s: floa
         opened: modal.Client = await client.__aenter__()
         return opened
 
+    report_throttling_at_once(os.environ)
     return ModalEndpoint(APP, CLASS, connect=connect, lookup_timeout_s=lookup_timeout_s, poll_s=5.0)
 
 

@@ -184,7 +184,7 @@ async def test_a_stalled_stream_is_tried_again(stage: ExecutorStage) -> None:
 @pytest.mark.parametrize(
     ("broken", "code"),
     [
-        (Step(text="one two three", drop_after=2), "RemoteProtocolError"),
+        (Step(text="one two three", drop_after=2), "connection_broken"),
         (Step(text="one two three", garbage_after=2), "malformed_answer"),
         (Step(text="one two three", fail_after=2), "http_500"),
     ],
@@ -234,7 +234,7 @@ async def test_a_region_whose_endpoint_is_down_waits_and_then_completes(stage: E
             await stage.until(lambda: stage.heartbeats[-1].endpoint_state != "unavailable")
     await endpoint.close()
     assert fact.status is ExecutionStatus.COMPLETED
-    assert told(fact.attempts[0]) == (AttemptOutcome.ERROR, None, "ConnectionRefusedError")
+    assert told(fact.attempts[0]) == (AttemptOutcome.ERROR, None, "connection_refused")
 
 
 async def test_an_endpoint_that_stays_down_ends_with_the_deadline_and_its_last_word(stage: ExecutorStage) -> None:

@@ -202,11 +202,11 @@ async def test_a_wrong_token_is_an_authentication_error() -> None:
 @pytest.mark.parametrize(
     ("raised", "error_class", "code", "retryable"),
     [
-        (ContainerTimeoutError("input took over 1200 s"), "timeout", "FunctionTimeoutError", True),
-        (ContainerLostError("worker died"), "server", "InternalFailure", True),
-        (ZeroDivisionError("division by zero"), "internal", "ZeroDivisionError", False),
-        (TimeoutError("not what it seems"), "internal", "TimeoutError", False),
-        (asyncio.CancelledError(), "server", "RemoteError", True),
+        (ContainerTimeoutError("input took over 1200 s"), "timeout", "function_timeout", True),
+        (ContainerLostError("worker died"), "server", "provider_error", True),
+        (ZeroDivisionError("division by zero"), "internal", "remote_exception", False),
+        (TimeoutError("not what it seems"), "internal", "remote_exception", False),
+        (asyncio.CancelledError(), "server", "remote_failure", True),
     ],
 )
 async def test_what_happens_to_a_call_is_classed_by_what_can_be_done_about_it(

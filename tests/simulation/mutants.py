@@ -235,6 +235,33 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
+        "tasks of a throttled model keep their place in the region's queue",
+        f"{EXECUTOR}/runner.py",
+        (("makes_room=len(self._models) > 1", "makes_room=False"),),
+    ),
+    Mutant(
+        "tasks that wait for their model hold slots",
+        f"{EXECUTOR}/admission.py",
+        (
+            (
+                "        if not self.slots.free or (permit := self.breaker.admit(self.clock.monotonic())) is None:\n            return None\n        self.slots.free -= 1\n        return permit\n",
+                "        if not self.slots.free:\n            return None\n        self.slots.free -= 1\n        return self.breaker.admit(self.clock.monotonic())\n",
+            ),
+        ),
+        ("tests/unit/executor/test_admission.py",),
+    ),
+    Mutant(
+        "a task of unknown outcome is published again",
+        f"{EXECUTOR}/publishing.py",
+        (
+            (
+                "    return [message for message in messages if not isinstance(message, ExecutionTask)], tasks\n",
+                "    return list(messages), tasks\n",
+            ),
+        ),
+        ("tests/unit/executor/test_publishing.py", "tests/unit/executor/test_fairness.py"),
+    ),
+    Mutant(
         "one attempt more than allowed",
         f"{EXECUTOR}/retry.py",
         (("    if burned >= max_attempts:\n", "    if burned > max_attempts:\n"),),

@@ -4,13 +4,14 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from executor.settings import waiting_prefetch
 from parallax.bus.memory import MemoryBus
 from parallax.bus.port import Delivery
-from parallax.contracts.messages import ExecutionFinished, ExecutionTask
+from parallax.contracts.messages import ExecutionFinished, ExecutionTask, WaitingTask
 from parallax.contracts.outcomes import ExecutionStatus
 from parallax.contracts.routing import DEAD_EXECUTIONS, Queue, executions, waiting
 from parallax_cli.mock_script import Step
@@ -86,6 +87,28 @@ async def test_a_model_whose_calls_hang_leaves_most_slots_to_the_others(stage: E
         await stage.submit(*throttled(60, attempt_timeout_s=1.0, max_attempts=10))
         await stage.until(lambda: any(beat.endpoint_state == "throttled" for beat in stage.heartbeats))
         assert await completed(stage, healthy(40)) < WITHIN_S
+
+
+async def test_a_long_wait_for_the_next_attempt_is_spent_in_the_waiting_queue(stage: ExecutorStage) -> None:
+    """And whoever takes it from there keeps the moment that the endpoint asked for."""
+    endpoint = FakeEndpoint(by_model={THROTTLED: Step(status=500, retry_after="600")})
+    async with stage.executor(endpoint, also=[THROTTLED]):
+        await stage.submit(*throttled(QUICK.budget))
+        await endpoint.until_calls(QUICK.budget)
+        assert await completed(stage, healthy(10)) < WITHIN_S
+        assert len(endpoint.calls) == QUICK.budget + 10
+        await stage.cancel("job-throttled")
+
+
+async def test_a_moved_task_is_not_called_before_its_time(stage: ExecutorStage) -> None:
+    endpoint = FakeEndpoint()
+    async with stage.executor(endpoint, also=[THROTTLED]):
+        moved = WaitingTask.model_validate(dict(throttled(1)[0]))
+        not_before = datetime.now(UTC) + timedelta(seconds=0.5)
+        await stage.submit(moved.model_copy(update={"not_before": not_before}))
+        [fact] = await stage.until_facts(1)
+    assert fact.started_at is not None
+    assert fact.started_at >= not_before - timedelta(seconds=0.05), "clocks of two kinds differ by a little"
 
 
 async def test_waiting_executions_run_when_their_model_recovers(stage: ExecutorStage) -> None:

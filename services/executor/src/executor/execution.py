@@ -15,6 +15,7 @@ from typing import Final
 from executor.admission import BreakerQueue
 from executor.circuit_breaker import EndpointState, Permit
 from executor.endpoints.port import CallTrace, Endpoint, EndpointError, ModelAnswer, ModelRequest
+from executor.error_codes import ErrorCode
 from executor.limits import Limit, after_first_byte, before_first_byte, cold_budget_s, hold_s
 from executor.outcome import Ended, ExecutorStopping, HandedBack, JobStopped, Moved, Outcome
 from executor.retry import RetryPolicy, decide
@@ -149,7 +150,7 @@ class Execution:
             cause = f"; the model accepted no calls: {self._queue.trouble}"
         message = f"batch_deadline_s of {value:g} s struck while the execution waited for its call{cause}"[:2000]
         log.warning("cut off", limit="batch_deadline_s", value_s=value, execution_id=str(self.task.execution_id))
-        error = ErrorInfo(error_class="deadline", code="batch_deadline_s", message=message, retryable=False)
+        error = ErrorInfo(error_class="deadline", code=ErrorCode.BATCH_DEADLINE, message=message, retryable=False)
         return self.ended(ExecutionStatus.TIMED_OUT, error=error)
 
     async def run(self) -> Outcome:
@@ -234,7 +235,7 @@ class Execution:
                 return self._failed(permit, started_at, self._cut_off())
             log.exception("the endpoint broke its contract", execution_id=str(self.task.execution_id))
             message = storable(f"{type(error).__name__}: {error}"[:1500])
-            info = ErrorInfo(error_class="internal", code=type(error).__name__, message=message, retryable=False)
+            info = ErrorInfo(error_class="internal", code=ErrorCode.UNEXPECTED_ERROR, message=message, retryable=False)
             return self._failed(permit, started_at, EndpointError(info))
         self._queue.answered(permit)
         self._record(started_at, AttemptOutcome.OK, None, self._trace.http_status)

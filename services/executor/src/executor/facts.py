@@ -8,6 +8,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
+from executor.error_codes import ErrorCode
 from executor.execution import Execution
 from executor.outcome import Ended
 from parallax.contracts.messages import ExecutionFinished
@@ -68,7 +69,7 @@ def build_fact(execution: Execution, ended: Ended, author: Author) -> ExecutionF
 def broken_fact(execution: Execution, ended: Ended, error: Exception) -> ExecutionFinished:
     """What is said when the fact cannot be built: an execution never ends without one."""
     info = ErrorInfo(
-        error_class="internal", code="fact_not_built", message=storable(repr(error))[:MAX_TEXT], retryable=False
+        error_class="internal", code=ErrorCode.FACT_NOT_BUILT, message=storable(repr(error))[:MAX_TEXT], retryable=False
     )
     return ExecutionFinished.failed(execution.task, info, observed=True, completed_at=ended.ended_at)
 

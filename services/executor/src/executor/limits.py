@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from executor.error_codes import ErrorCode
 from parallax.contracts.job import Limits
 
 HOLD_LIMIT_S: Final = 1_680.0
@@ -13,7 +14,8 @@ HOLD_LIMIT_S: Final = 1_680.0
 class Limit:
     """A limit and when it strikes, counted from the start of the attempt."""
 
-    name: str
+    name: ErrorCode
+    """Also the code of the error when it strikes."""
     value_s: float
     """As configured."""
     strikes_s: float
@@ -35,10 +37,10 @@ def cold_budget_s(limits: Limits, cold_start_s: float, *, warm: bool) -> float:
 
 def before_first_byte(limits: Limits, *, cold_s: float, remaining_s: float, reports_first_byte: bool) -> Limit:
     """The limit that strikes first while nothing has arrived."""
-    candidates = [Limit("attempt_timeout_s", limits.attempt_timeout_s, limits.attempt_timeout_s + cold_s, cold_s)]
+    candidates = [Limit(ErrorCode.ATTEMPT_TIMEOUT, limits.attempt_timeout_s, limits.attempt_timeout_s + cold_s, cold_s)]
     if limits.first_byte_timeout_s is not None and reports_first_byte:
         first = limits.first_byte_timeout_s
-        candidates.insert(0, Limit("first_byte_timeout_s", first, first + cold_s, cold_s))
+        candidates.insert(0, Limit(ErrorCode.FIRST_BYTE_TIMEOUT, first, first + cold_s, cold_s))
     return _earliest(candidates, limits, remaining_s)
 
 
@@ -48,7 +50,7 @@ def after_first_byte(limits: Limits, *, cold_s: float, first_byte_s: float, rema
     ``remaining_s`` is counted from the start of the attempt, as for ``before_first_byte``.
     """
     granted = min(first_byte_s, cold_s)
-    attempt = Limit("attempt_timeout_s", limits.attempt_timeout_s, limits.attempt_timeout_s + granted, granted)
+    attempt = Limit(ErrorCode.ATTEMPT_TIMEOUT, limits.attempt_timeout_s, limits.attempt_timeout_s + granted, granted)
     return _earliest([attempt], limits, remaining_s)
 
 
@@ -58,5 +60,5 @@ def hold_s(limits: Limits, hand_back_after_s: float) -> float:
 
 
 def _earliest(candidates: list[Limit], limits: Limits, remaining_s: float) -> Limit:
-    deadline = Limit("batch_deadline_s", limits.batch_deadline_s, remaining_s)
+    deadline = Limit(ErrorCode.BATCH_DEADLINE, limits.batch_deadline_s, remaining_s)
     return min([*candidates, deadline], key=lambda limit: limit.strikes_s)

@@ -20,6 +20,7 @@ from executor.admission import BreakerQueue, Slots
 from executor.cancellations import Cancellations
 from executor.circuit_breaker import CircuitBreaker, EndpointState
 from executor.endpoints.port import Endpoint
+from executor.error_codes import ErrorCode
 from executor.execution import Execution, Phase, Surroundings
 from executor.facts import Author, broken_fact, build_fact
 from executor.outcome import Ended, ExecutorStopping, HandedBack, JobStopped, Moved, Outcome
@@ -219,7 +220,7 @@ class Runner:
         if model is None:
             known = ", ".join(self._models) or "none"
             message = f"model {task.model!r} does not run in {task.region}; models there: {known}"[:2000]
-            error = ErrorInfo(error_class="not_found", code="unknown_model", message=message, retryable=False)
+            error = ErrorInfo(error_class="not_found", code=ErrorCode.UNKNOWN_MODEL, message=message, retryable=False)
             self._ended(held, held.ended(ExecutionStatus.FAILED, error=error))
         elif held.overdue:
             self._ended(held, held.overdue_outcome())
@@ -232,7 +233,7 @@ class Runner:
         except Exception as error:
             log.exception("an execution broke", execution_id=str(held.task.execution_id))
             message = storable(f"{type(error).__name__}: {error}"[:1500])
-            info = ErrorInfo(error_class="internal", code=type(error).__name__, message=message, retryable=False)
+            info = ErrorInfo(error_class="internal", code=ErrorCode.UNEXPECTED_ERROR, message=message, retryable=False)
             outcome = held.ended(ExecutionStatus.FAILED, error=info)
         self._ended(held, outcome)
 

@@ -1,6 +1,8 @@
 """What an HTTP status or a broken connection means for an execution: one table."""
 
 import math
+import socket
+import ssl
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -8,6 +10,7 @@ from typing import Final
 from executor.endpoints.answers import error_message
 from executor.endpoints.http1 import BrokenError, ConnectError
 from executor.endpoints.port import EndpointError
+from executor.error_codes import ErrorCode, http_code
 from parallax.contracts.outcomes import ErrorInfo
 from parallax.text import storable
 
@@ -34,7 +37,7 @@ def status_failure(status: int, body: bytes | str, retry_after: str | None, *, s
     said = storable(error_message(body) if isinstance(body, bytes) else body).strip()[:MAX_MESSAGE_CHARS]
     message = f"HTTP {status}: {said}" if said else f"HTTP {status}"
     error_class, retryable = _class_of(status)
-    info = ErrorInfo(error_class=error_class, code=f"http_{status}", message=message, retryable=retryable)
+    info = ErrorInfo(error_class=error_class, code=http_code(status), message=message, retryable=retryable)
     return EndpointError(
         info,
         http_status=status,
@@ -47,7 +50,7 @@ def connect_failure(error: ConnectError) -> EndpointError:
     """The error for a connection that could not be made: the endpoint is not there, so wait for it."""
     info = ErrorInfo(
         error_class="unavailable",
-        code=error.code,
+        code=_connect_code(error.cause),
         message=f"no connection: {error}"[:MAX_MESSAGE_CHARS],
         retryable=True,
     )
@@ -56,8 +59,23 @@ def connect_failure(error: ConnectError) -> EndpointError:
 
 def broken_failure(error: BrokenError, status: int | None) -> EndpointError:
     """The error for a connection that broke in the middle of a call: try again."""
-    info = ErrorInfo(error_class="connection", code=error.code, message=str(error)[:MAX_MESSAGE_CHARS], retryable=True)
+    message = str(error)[:MAX_MESSAGE_CHARS]
+    info = ErrorInfo(error_class="connection", code=ErrorCode.CONNECTION_BROKEN, message=message, retryable=True)
     return EndpointError(info, http_status=status)
+
+
+def _connect_code(cause: Exception) -> ErrorCode:
+    match cause:
+        case ConnectionRefusedError():
+            return ErrorCode.CONNECTION_REFUSED
+        case TimeoutError():
+            return ErrorCode.CONNECT_TIMEOUT
+        case socket.gaierror() | UnicodeError():  # a name that IDNA cannot encode
+            return ErrorCode.NAME_NOT_RESOLVED
+        case ssl.SSLError():
+            return ErrorCode.TLS_FAILED
+        case _:
+            return ErrorCode.CONNECT_FAILED
 
 
 def retry_after_s(value: str | None, now: datetime) -> float | None:

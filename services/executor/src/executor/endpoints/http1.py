@@ -29,7 +29,7 @@ class ConnectError(Exception):
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(f"{type(cause).__name__}: {cause}")
-        self.code = type(cause).__name__
+        self.cause = cause
 
 
 class BrokenError(Exception):
@@ -37,7 +37,7 @@ class BrokenError(Exception):
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(f"{type(cause).__name__}: {cause}")
-        self.code = type(cause).__name__
+        self.cause = cause
 
 
 class _Connection:

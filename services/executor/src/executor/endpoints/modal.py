@@ -7,7 +7,7 @@ A spawned call lives at Modal, not in our connection: leaving it alone does not 
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, MutableMapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -17,6 +17,7 @@ import modal.exception
 from executor.endpoints.modal_answers import model_answer, remote_error
 from executor.endpoints.modal_failures import call_failure, lookup_failure, polling_may_go_on, result_failure
 from executor.endpoints.port import CallTrace, EndpointError, ModelAnswer, ModelRequest
+from executor.error_codes import ErrorCode
 from parallax.contracts.outcomes import ErrorInfo
 from parallax.errors import InvalidInputError
 
@@ -38,9 +39,12 @@ LAST_BACKOFF_S: Final = 5.0
 def create_modal_endpoint(url: str, env: Mapping[str, str]) -> "ModalEndpoint":
     """The endpoint of ``modal://APP/CLASS``, with the credentials of the environment.
 
+    Sets up the SDK for this process, see ``report_throttling_at_once``.
+
     Raises:
         InvalidInputError: The URL is not of that form, or a credential is missing.
     """
+    report_throttling_at_once(os.environ)
     parts = urlsplit(url)
     class_name = parts.path.removeprefix("/")
     if not parts.netloc or not class_name or "/" in class_name or parts.query or parts.fragment:
@@ -59,6 +63,14 @@ def create_modal_endpoint(url: str, env: Mapping[str, str]) -> "ModalEndpoint":
     return ModalEndpoint(parts.netloc, class_name, connect=connect)
 
 
+def report_throttling_at_once(environment: MutableMapping[str, str]) -> None:
+    """Let the SDK raise when Modal throttles a request, instead of waiting: the circuit breaker decides for all calls.
+
+    The SDK reads this setting from the process's environment alone, at each request; a user's own choice stays.
+    """
+    environment.setdefault("MODAL_MAX_THROTTLE_WAIT", "0")
+
+
 class ModalEndpoint:
     """One class of one app; its parameter ``model`` chooses the containers."""
 
@@ -71,7 +83,7 @@ class ModalEndpoint:
         app: str,
         class_name: str,
         *,
-        connect: Callable[[], Awaitable[modal.Client]],
+        connect: Callable[[], Coroutine[Any, Any, modal.Client]],
         lookup_timeout_s: float = LOOKUP_TIMEOUT_S,
         poll_s: float = POLL_S,
     ) -> None:
@@ -139,7 +151,7 @@ class ModalEndpoint:
         await asyncio.wait({lookup}, timeout=self._lookup_timeout_s)
         if not lookup.done():
             message = f"looking up {self._class_name} of app {self._app} took over {self._lookup_timeout_s:g} s"
-            info = ErrorInfo(error_class="unavailable", code="lookup_timeout", message=message, retryable=True)
+            info = ErrorInfo(error_class="unavailable", code=ErrorCode.LOOKUP_TIMEOUT, message=message, retryable=True)
             raise EndpointError(info, not_ready=True)
         try:
             return lookup.result()
@@ -156,13 +168,8 @@ class ModalEndpoint:
     async def _client(self) -> modal.Client:
         """The connection, opened by whoever needs it first; a failure is tried again by the next."""
         if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
-            self._opening = asyncio.create_task(self._open(), name=f"connect to Modal for {self._app}")
+            self._opening = asyncio.create_task(self._connect(), name=f"connect to Modal for {self._app}")
         return await asyncio.shield(self._opening)
-
-    async def _open(self) -> modal.Client:
-        # Throttled requests shall come back at once: the executor's gate decides when to try again, for all calls.
-        os.environ.setdefault("MODAL_MAX_THROTTLE_WAIT", "0")
-        return await self._connect()
 
     def _looked_up(self, lookup: asyncio.Task[Any]) -> None:
         """Forget a look-up that failed, so that the next call looks up anew: the app may have been deployed since."""

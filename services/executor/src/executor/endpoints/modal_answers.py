@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from executor.endpoints.answers import MAX_TEXT_CHARS, MAX_TIMINGS_CHARS, MAX_TOKENS
 from executor.endpoints.port import EndpointError, ModelAnswer
+from executor.error_codes import ErrorCode
 from parallax.contracts.outcomes import ErrorInfo, Usage
 
 MAX_NAME_CHARS: Final = 200
@@ -58,7 +59,7 @@ def model_answer(document: object) -> ModelAnswer:
 
 
 def _malformed(message: str) -> EndpointError:
-    info = ErrorInfo(error_class="protocol", code="malformed_answer", message=message, retryable=True)
+    info = ErrorInfo(error_class="protocol", code=ErrorCode.MALFORMED_ANSWER, message=message, retryable=True)
     return EndpointError(info)
 
 

@@ -9,42 +9,58 @@ from aiohttp import ClientError
 from modal import exception
 
 from executor.endpoints.port import EndpointError
+from executor.error_codes import ErrorCode as Code
 from parallax.contracts.outcomes import ErrorInfo
 from parallax.text import storable
 
 MAX_MESSAGE_CHARS: Final = 1_500
 
-Rule = tuple[type[BaseException] | tuple[type[BaseException], ...], str, bool]
-"""Exceptions, the error class they belong to, and whether another attempt makes sense. The first match counts."""
+Rule = tuple[type[BaseException] | tuple[type[BaseException], ...], Code, str, bool]
+"""Exceptions, their code, the error class, and whether another attempt makes sense. The first match counts."""
 
 _PERMANENT: Final[tuple[Rule, ...]] = (
-    ((exception.AuthError, exception.PermissionDeniedError), "authentication", False),
-    (exception.NotFoundError, "not_found", False),
-    (exception.VersionError, "rejected", False),
-    (exception.RequestSizeError, "rejected", False),
-    (exception.OutputExpiredError, "rejected", False),
-    ((exception.SerializationError, exception.DeserializationError), "protocol", False),
-    (exception.ConflictError, "server", True),
-    ((exception.InvalidError, exception.UnimplementedError), "rejected", False),
+    ((exception.AuthError, exception.PermissionDeniedError), Code.PROVIDER_AUTHENTICATION, "authentication", False),
+    (exception.NotFoundError, Code.PROVIDER_NOT_FOUND, "not_found", False),
+    (exception.VersionError, Code.PROVIDER_CLIENT_OUTDATED, "rejected", False),
+    (exception.RequestSizeError, Code.REQUEST_TOO_LARGE, "rejected", False),
+    (exception.OutputExpiredError, Code.RESULT_EXPIRED, "rejected", False),
+    (
+        (exception.SerializationError, exception.DeserializationError),
+        Code.PROVIDER_SERIALIZATION,
+        "protocol",
+        False,
+    ),
+    (exception.ConflictError, Code.PROVIDER_CONFLICT, "server", True),
+    ((exception.InvalidError, exception.UnimplementedError), Code.PROVIDER_REJECTED, "rejected", False),
 )
 _TRANSIENT: Final[tuple[Rule, ...]] = (
-    (exception.ResourceExhaustedError, "rate_limited", True),
-    ((exception.ConnectionError, exception.ServiceError, exception.ClientClosed), "unavailable", True),
-    ((exception.InternalError, exception.InternalFailure, exception.DataLossError), "server", True),
+    (exception.ResourceExhaustedError, Code.PROVIDER_RATE_LIMITED, "rate_limited", True),
+    (
+        (exception.ConnectionError, exception.ServiceError, exception.ClientClosed),
+        Code.PROVIDER_UNAVAILABLE,
+        "unavailable",
+        True,
+    ),
+    (
+        (exception.InternalError, exception.InternalFailure, exception.DataLossError),
+        Code.PROVIDER_ERROR,
+        "server",
+        True,
+    ),
 )
 _BEFORE_THE_CALL: Final[tuple[Rule, ...]] = (
     *_PERMANENT,
     *_TRANSIENT,
     # Long prompts are uploaded first, over plain HTTP.
-    ((ClientError, OSError, exception.ExecutionError), "connection", True),
+    ((ClientError, OSError, exception.ExecutionError), Code.UPLOAD_FAILED, "connection", True),
 )
 _OF_THE_CALL: Final[tuple[Rule, ...]] = (
     *_PERMANENT,
     *_TRANSIENT,
-    (exception.FunctionTimeoutError, "timeout", True),
+    (exception.FunctionTimeoutError, Code.FUNCTION_TIMEOUT, "timeout", True),
     # What could not be rebuilt here was raised by the container's code: it would be raised again.
-    (exception.ExecutionError, "internal", False),
-    (exception.RemoteError, "server", True),
+    (exception.ExecutionError, Code.REMOTE_EXCEPTION, "internal", False),
+    (exception.RemoteError, Code.REMOTE_FAILURE, "server", True),
 )
 _WAIT: Final = (exception.ResourceExhaustedError, exception.ConnectionError, exception.ServiceError)
 """Modal takes no calls just now: nothing was started, so no attempt is used up."""
@@ -62,7 +78,7 @@ def call_failure(error: Exception) -> EndpointError:
 
 def result_failure(error: Exception) -> EndpointError:
     """The error for a call that ended without a result; what is not Modal's was raised by the container's code."""
-    return EndpointError(_info(error, _OF_THE_CALL, ("internal", False)))
+    return EndpointError(_info(error, _OF_THE_CALL, (Code.REMOTE_EXCEPTION, "internal", False)))
 
 
 def polling_may_go_on(error: Exception) -> bool:
@@ -72,16 +88,16 @@ def polling_may_go_on(error: Exception) -> bool:
 
 
 def _before(error: Exception) -> EndpointError:
-    info = _info(error, _BEFORE_THE_CALL, ("internal", False))
+    info = _info(error, _BEFORE_THE_CALL, (Code.UNEXPECTED_ERROR, "internal", False))
     return EndpointError(info, not_ready=isinstance(error, _WAIT), retry_after_s=_retry_after_s(error))
 
 
-def _info(error: Exception, rules: tuple[Rule, ...], otherwise: tuple[str, bool]) -> ErrorInfo:
+def _info(error: Exception, rules: tuple[Rule, ...], otherwise: tuple[Code, str, bool]) -> ErrorInfo:
     name = type(error).__name__
-    error_class, retryable = next((rule[1:] for rule in rules if isinstance(error, rule[0])), otherwise)
+    code, error_class, retryable = next((rule[1:] for rule in rules if isinstance(error, rule[0])), otherwise)
     message = f"{name}: {error}" if str(error) else name
     return ErrorInfo(
-        error_class=error_class, code=name, message=storable(message)[:MAX_MESSAGE_CHARS], retryable=retryable
+        error_class=error_class, code=code, message=storable(message)[:MAX_MESSAGE_CHARS], retryable=retryable
     )
 
 

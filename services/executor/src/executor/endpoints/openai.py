@@ -16,6 +16,7 @@ from executor.endpoints.failures import broken_failure, connect_failure, status_
 from executor.endpoints.http1 import BrokenError, Client, ConnectError, Exchange
 from executor.endpoints.port import CallTrace, EndpointError, ModelAnswer, ModelRequest
 from executor.endpoints.sse import EventParser
+from executor.error_codes import ErrorCode
 from parallax.contracts.outcomes import ErrorInfo
 
 MAX_STREAM_BYTES: Final = 64 * 1024 * 1024
@@ -64,7 +65,9 @@ class OpenAIEndpoint:
         except BrokenError as error:
             raise broken_failure(error, trace.http_status) from error
         except MalformedError as error:
-            info = ErrorInfo(error_class="protocol", code="malformed_answer", message=str(error), retryable=True)
+            info = ErrorInfo(
+                error_class="protocol", code=ErrorCode.MALFORMED_ANSWER, message=str(error), retryable=True
+            )
             raise EndpointError(info, http_status=trace.http_status) from error
         except StreamedError as error:
             raise status_failure(error.status or 500, str(error), None, streamed=True) from error
@@ -95,7 +98,9 @@ class OpenAIEndpoint:
             # The call still runs; its result will be where the server points.
             method, url, body, headers = "GET", self._result_url(url, exchange), b"", self._headers
             await asyncio.sleep(_poll_s(exchange.headers.get("retry-after")))
-        info = ErrorInfo(error_class="protocol", code="too_many_redirects", message="303 without end", retryable=False)
+        info = ErrorInfo(
+            error_class="protocol", code=ErrorCode.TOO_MANY_REDIRECTS, message="303 without end", retryable=False
+        )
         raise EndpointError(info, http_status=303)
 
     def _result_url(self, url: str, exchange: Exchange) -> str:
@@ -108,7 +113,7 @@ class OpenAIEndpoint:
             origin = ("", None, 0)
         if origin != self._client.origin:
             message = f"refused to follow a redirect to another server ({target!r:.200})"
-            info = ErrorInfo(error_class="protocol", code="foreign_redirect", message=message, retryable=False)
+            info = ErrorInfo(error_class="protocol", code=ErrorCode.FOREIGN_REDIRECT, message=message, retryable=False)
             raise EndpointError(info, http_status=exchange.status)
         return target
 
@@ -127,7 +132,7 @@ class OpenAIEndpoint:
                 raise
             if not parts.done:
                 message = f"no part of the answer arrived for {self._stall_timeout_s:g} s in mid-stream"
-                info = ErrorInfo(error_class="timeout", code="stall_timeout_s", message=message, retryable=True)
+                info = ErrorInfo(error_class="timeout", code=ErrorCode.STALL_TIMEOUT, message=message, retryable=True)
                 raise EndpointError(info, http_status=exchange.status) from error
         trace.provider_call_id = trace.provider_call_id or parts.call_id
         return parts.answer()
