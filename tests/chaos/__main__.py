@@ -2,23 +2,18 @@
 
 import argparse
 import asyncio
-import io
 import json
 import logging
-import subprocess
 import sys
-import tarfile
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
 
 from tests.chaos.blows import BLOWS, rolling_upgrade
 from tests.chaos.run import ENDING_S, Report, chaos
 from tests.harness.installation import PRODUCTION, QUICK
 from tests.harness.rabbitmq import rabbitmq_node
-
-ROOT: Final = Path(__file__).resolve().parents[2]
+from tests.harness.sources import earlier
 
 
 def main() -> int:
@@ -30,7 +25,7 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         blows = [BLOWS[name] for name in options.only]
         if options.older is not None:
-            blows.append(rolling_upgrade(sources(options.older, folder / "older")))
+            blows.append(rolling_upgrade(earlier(options.older, folder / "older")))
         with rabbitmq_node(folder / "rabbitmq") as node:
             report = asyncio.run(
                 chaos(
@@ -69,17 +64,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="where logs are kept; a temporary folder otherwise")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args(arguments)
-
-
-def sources(commit: str, folder: Path) -> Path:
-    """The sources of an earlier commit, in a folder."""
-    folder.mkdir(exist_ok=True)
-    archive = subprocess.run(
-        ["git", "archive", commit, "libs", "services"], cwd=ROOT, stdout=subprocess.PIPE, check=True
-    ).stdout
-    with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
-        packed.extractall(folder, filter="data")
-    return folder
 
 
 def _names(given: str) -> tuple[str, ...]:

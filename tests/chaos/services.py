@@ -1,13 +1,13 @@
 """Blows to service processes, and what their operators do to them in good order."""
 
 import asyncio
-import os
 import signal
 from pathlib import Path
 from random import Random
 from typing import Final
 
 from tests.harness.installation import Installation
+from tests.harness.sources import environment_of
 
 SHORT_PAUSE_S: Final = (1.0, 8.0)
 """A peer is given up after two heartbeats of 8 s: no connection is lost, so this explains no duplicate call."""
@@ -69,14 +69,8 @@ async def rolling_upgrade(installation: Installation, older: Path) -> None:
     for sources in (older, None):
         for name in installation.services:
             await installation.remove(name)
-            installation.bring_back(name, {"PYTHONPATH": python_path(sources)})
+            installation.bring_back(name, environment_of(sources))
             await installation.ready([name])
-
-
-def python_path(sources: Path | None) -> str:
-    """Where Python finds the packages of a checkout; nowhere special for the installed ones."""
-    folders = sorted(sources.glob("libs/*/src")) + sorted(sources.glob("services/*/src")) if sources else []
-    return os.pathsep.join(map(str, folders))
 
 
 async def scale_up(installation: Installation, random: Random) -> None:

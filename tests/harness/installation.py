@@ -23,13 +23,13 @@ from parallax.db.engine import create_engine, transaction
 from parallax.errors import UnavailableError
 from parallax_cli.children import Children
 from parallax_cli.mock_endpoint import serving
-from parallax_cli.schemas import migrate_all
 from tests.harness.calls import calls_of, model_server, path_of
 from tests.harness.database import HARNESS, Postgres
 from tests.harness.duplicates import ModelCall
 from tests.harness.proxy import Proxy, proxying
 from tests.harness.rabbitmq import Node
 from tests.harness.replicas import PATIENCE_S, Replicas
+from tests.harness.sources import environment_of, migrated
 
 REGIONS: Final = ("us", "eu", "apac")
 
@@ -114,6 +114,13 @@ class Installation(Replicas):
         twin = f"{name}-twin-{self._twins}"
         self.add(twin, *self._modules[name])
         return twin
+
+    def add_version(self, name: str, version: str, sources: Path | None) -> str:
+        """Start one more replica of the same kind from the sources of another version, and give its name."""
+        module, environment = self._modules[name]
+        other = f"{name}-{version}"
+        self.add(other, module, {**environment, **environment_of(sources)})
+        return other
 
     def environment_of_process(self, name: str, starts: int) -> Mapping[str, str]:
         """A name for each executor process, by which its heartbeats, its facts and its model calls are known."""
@@ -215,12 +222,16 @@ async def installation(
     executors: int = 1,
     concurrency: int = 10,
     timings: Timings = QUICK,
+    sources: Path | None = None,
 ) -> AsyncIterator[Installation]:
-    """Every service as a process of its own, ready; broker and database are behind proxies that can be hurt."""
+    """Every service as a process of its own, ready; broker and database are behind proxies that can be hurt.
+
+    ``sources`` are those of another version to begin with, see ``tests.harness.sources``.
+    """
     async with AsyncExitStack() as stack:
         postgres = Postgres(folder / "postgres")
         stack.callback(postgres.close)
-        await migrate_all(postgres.url)
+        await migrated(postgres.url, sources=sources)
         bus = await connect(node.url, namespace=namespace, regions=REGIONS, name="harness")
         stack.push_async_callback(bus.close)
         children = Children()
@@ -244,6 +255,7 @@ async def installation(
             "PARALLAX_CATALOG": str(_catalog(folder, endpoints)),
             "PARALLAX_LOG": "json",
             "PARALLAX_CONCURRENCY": str(concurrency),
+            **environment_of(sources),
         }
         for module, count in (("dispatcher", dispatchers), ("results", results)):
             for number in range(count):

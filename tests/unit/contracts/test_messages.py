@@ -1,6 +1,7 @@
 """Messages on the wire: strictly written, additive, and readable by every other version."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -213,3 +214,22 @@ def test_only_heartbeats_may_be_dropped() -> None:
 def test_a_queue_of_commands_or_facts_drops_nothing() -> None:
     droppable = {queue.name for queue in topology(["eu"]) if queue.news}
     assert droppable == {"results.events", "results.heartbeats", "cancellations"}
+
+
+FROM_USERS_ARE_READ_IN = {
+    "libs/common/src/parallax/contracts/intake.py",
+    "services/dispatcher/src/dispatcher/submission.py",
+    "services/results/src/results/api/bodies.py",
+}
+
+
+def test_what_services_write_is_read_in_one_way() -> None:
+    root = Path(__file__).parents[3]
+    strict = {
+        path.relative_to(root).as_posix()
+        for folder in ("libs", "services")
+        for path in (root / folder).rglob("*.py")
+        for call in re.findall(r"model_validate_json\(.*", path.read_text(encoding="utf-8"))
+        if 'extra="ignore"' not in call
+    }
+    assert strict == FROM_USERS_ARE_READ_IN

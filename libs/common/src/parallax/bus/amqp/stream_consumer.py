@@ -19,6 +19,7 @@ from parallax.bus.amqp.states import stream_consumer as states
 from parallax.bus.amqp.states.stream_consumer import Phase
 from parallax.bus.amqp.topology import Topology
 from parallax.contracts.messages import FenceMarker
+from parallax.contracts.model import read
 from parallax.contracts.routing import Queue
 from parallax.errors import UnavailableError
 
@@ -217,7 +218,7 @@ def marker_of(message: DeliveredMessage) -> str | None:
     if not (message.routing_key or "").startswith(MARKER_KEYS):
         return None
     try:
-        return FenceMarker.model_validate_json(message.body).token
+        return read(FenceMarker, message.body).token
     except ValidationError:
         return ""
 
