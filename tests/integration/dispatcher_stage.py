@@ -42,6 +42,7 @@ from parallax.contracts.plan import BatchPlan, BatchRef
 from parallax.contracts.routing import BATCHES, EVENTS, FACTS, SUBMISSIONS, Queue, executions
 from parallax.db.migrations import migrate
 from parallax.errors import UnavailableError
+from parallax.worker.process import Worker
 
 PATIENCE_S = 30.0
 """How long a test waits for what must happen: far longer than it takes, for loaded machines."""
@@ -371,11 +372,11 @@ async def dispatching(
         yield
 
 
-def bare_handlers(bus: Bus, engine: AsyncEngine, clock: Clock) -> Handlers:
+def bare_handlers(bus: Bus, engine: AsyncEngine, clock: Clock, *, worker: Worker | None = None) -> Handlers:
     """Handlers without consumers and without the timer, to be called by hand."""
     store, steps = Store(engine), Steps(bus, clock, inspect_after_s=60)
     admission = Admission(store, steps, max_active_jobs=64)
-    return Handlers(bus=bus, store=store, steps=steps, admission=admission, catalog=CATALOG, clock=clock)
+    return Handlers(bus=bus, store=store, steps=steps, admission=admission, catalog=CATALOG, clock=clock, worker=worker)
 
 
 async def submit_by_hand(bus: MemoryBus, handlers: Handlers, job_id: str, document: dict[str, Any]) -> None:

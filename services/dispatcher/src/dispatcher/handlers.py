@@ -25,6 +25,7 @@ from parallax.contracts.routing import region_queues
 from parallax.errors import PoisonError
 from parallax.telemetry import get_logger
 from parallax.text import storable
+from parallax.worker.process import Worker
 
 log = get_logger(__name__)
 
@@ -36,7 +37,15 @@ class Handlers:
     """One method per message."""
 
     def __init__(
-        self, *, bus: Bus, store: Store, steps: Steps, admission: Admission, catalog: Catalog, clock: Clock
+        self,
+        *,
+        bus: Bus,
+        store: Store,
+        steps: Steps,
+        admission: Admission,
+        catalog: Catalog,
+        clock: Clock,
+        worker: Worker | None = None,
     ) -> None:
         self._bus = bus
         self._store = store
@@ -45,7 +54,7 @@ class Handlers:
         self._admission = admission
         self._catalog = catalog
         self._offer = offer_of(catalog)
-        self._intake = Intake(self._offer)
+        self._intake = Intake(self._offer, worker=worker)
         self._clock = clock
 
     # --- submissions

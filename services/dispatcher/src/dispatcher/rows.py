@@ -5,7 +5,7 @@ anything of their size, and never sends more than one of them at a time.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -63,11 +63,14 @@ def chosen_batches(spec: JobSpec) -> tuple[ChosenBatch, ...]:
     )
 
 
+_compact: Final[Callable[[object], str]] = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def _pieces(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
     piece: list[str] = []
     chars = 0
     for row in rows:
-        written = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+        written = _compact(row)
         if piece and chars + len(written) > PIECE_CHARS:
             yield _list(piece)
             piece, chars = [], 0

@@ -9,7 +9,7 @@ of many keys makes a problem for each of its parts.
 
 import json
 import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, NamedTuple, NoReturn, TypeVar
@@ -227,12 +227,17 @@ def _item(model: type[Item], item: object, place: Location) -> Generator[Problem
     return None
 
 
+_compact: Final[Callable[[object], str]] = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":")
+).encode
+
+
 def _metadata_problems(metadata: object, place: Location) -> Iterator[Problem]:
     if not isinstance(metadata, Mapping):
         yield Problem(pointer=pointer(place), message="Input should be an object")
         return
     try:
-        written = json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        written = _compact(metadata)
     except (TypeError, ValueError) as error:
         yield Problem(pointer=pointer(place), message=f"is not a JSON document: {error}"[:2000])
         return

@@ -1,7 +1,7 @@
 """A job that was checked: all that services keep of it besides its questions."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from typing import Any, Final, Self
 
@@ -89,10 +89,9 @@ def _canonical_form(spec: JobSpec) -> Iterator[str]:
             yield _canonical(head.get(key))
             continue
         for number, item in enumerate(items):
-            yield ("," if number else "[") + _canonical(item.model_dump(mode="json", exclude_defaults=True))
+            yield ("," if number else "[") + _canonical(_without_defaults(item))
         yield "]"
     yield "}"
 
 
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+_canonical: Final[Callable[[Any], str]] = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode

@@ -34,7 +34,7 @@ class Limits:
 
     memory_bytes: int = 240 * 1024 * 1024
     """Of the worker; the largest legal job needs 160 MB, and 300 MB are what a document may take in all."""
-    time_s: float = 60.0
+    time_s: float = 120.0
     """From start to end; the largest legal job takes 2 s of an idle core, and an overloaded machine may be slow."""
 
 
