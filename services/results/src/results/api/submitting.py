@@ -10,6 +10,7 @@ from parallax.catalog import offer_of
 from parallax.contracts.answers import JobStatus
 from parallax.contracts.job import MAX_JOB_BYTES
 from parallax.contracts.messages import EncodedSubmitJob
+from parallax.contracts.model import read
 from parallax.contracts.problem import Problem
 from parallax.contracts.submission import OFFER, CheckedJob, Verdict, judge
 from parallax.db.engine import transaction
@@ -61,7 +62,7 @@ async def _verdict(api: Api, document: bytes) -> Verdict:
         (verdict,) = await api.worker.run(OFFER.dump_json(offer), document)
     except WorkerFailedError as error:
         return Verdict(problems=(Problem(pointer="", message=str(error)),))
-    return Verdict.model_validate_json(verdict)
+    return read(Verdict, verdict)
 
 
 def job_id_for(job: CheckedJob, idempotency_key: str | None, principal: str) -> str:
