@@ -82,7 +82,7 @@ def chosen_batches(spec: JobSpec) -> tuple[ChosenBatch, ...]:
 
 
 def announcements(job: StoredJob, accepted: JobAccepted) -> tuple[JobAccepted | JobStarted, ...]:
-    """What was announced so far about a job that has not ended."""
+    """What was announced about a job but how it ended."""
     started_at = job.progress.started_at
     if job.progress.phase is Phase.QUEUED or started_at is None:
         return (accepted,)

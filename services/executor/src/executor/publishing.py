@@ -13,8 +13,8 @@ from typing import Final
 
 from parallax.bus.port import Bus, Delivery
 from parallax.clock import Clock
-from parallax.contracts.messages import Message
-from parallax.errors import StaleDeliveryError, UnavailableError
+from parallax.contracts.messages import ExecutionTask, Message
+from parallax.errors import StaleDeliveryError, UnavailableError, UnconfirmedError
 from parallax.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -85,11 +85,18 @@ class Publisher:
         return True
 
     async def _publish(self, messages: list[Message]) -> None:
-        """Publish, however long the bus is away: the deliveries are still ours, and if not, somebody has them."""
+        """Publish, however long the bus is away: the deliveries are still ours, and if not, somebody has them.
+
+        A task that was handed back and may be in its queue already is not repeated: two executors would run it. If
+        it is not there, an inspection finds out.
+        """
         pause_s = FIRST_PAUSE_S
         while messages:
             try:
                 await self.bus.publish(*messages)
+            except UnconfirmedError as error:
+                log.warning("facts are published again", facts=len(messages), error=str(error)[:500])
+                messages = [message for message in messages if not isinstance(message, ExecutionTask)]
             except Exception as error:  # noqa: BLE001 - the way out must never close; the bus reports what is wrong
                 log.warning("facts wait for the bus", facts=len(messages), error=repr(error)[:500], pause_s=pause_s)
                 await self.clock.sleep(pause_s)

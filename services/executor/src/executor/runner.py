@@ -27,6 +27,7 @@ from executor.execution import (
 )
 from executor.facts import Author, broken_fact, build_fact
 from executor.gate import EndpointState, Gate, Turnstile
+from executor.holdings import Holdings
 from executor.publishing import Parcel, Publisher
 from executor.recent import RecentFacts
 from executor.retry import RetryPolicy
@@ -34,8 +35,9 @@ from executor.settings import Settings
 from parallax.bus.port import Bus, Consumption, Delivery, Following
 from parallax.catalog import Catalog, Model
 from parallax.clock import Clock
-from parallax.contracts.messages import ExecutionFinished, ExecutionTask, Message, RunningExecution
+from parallax.contracts.messages import ExecutionFinished, ExecutionTask, FenceReading, Message, RunningExecution
 from parallax.contracts.outcomes import ErrorInfo, ExecutionStatus, Reason
+from parallax.contracts.plan import BatchRef
 from parallax.contracts.routing import CANCELLATIONS, executions
 from parallax.telemetry import get_logger
 from parallax.text import storable
@@ -62,7 +64,10 @@ class Runner:
         random: Random,
         versions: Mapping[str, str],
     ) -> None:
-        self.cancellations = Cancellations(self._job_stopped)
+        self.fence_read = asyncio.Event()
+        """Set when somebody waits for a heartbeat."""
+        self._holdings = Holdings(clock, settings.region, self.fence_read.set)
+        self.cancellations = Cancellations(self._job_stopped, self._holdings.read)
         self.last_error: str | None = None
         self.stopping = False
         self._bus = bus
@@ -74,6 +79,7 @@ class Runner:
         self._publisher = Publisher(bus, clock)
         self._recent = RecentFacts(settings.recent_facts)
         self._held: dict[UUID, Execution] = {}
+        self._handing_back: dict[UUID, BatchRef] = {}
         self._turnstiles = {name: self._turnstile(name) for name in self._models}
         self._consumption: Consumption | None = None
         self._following: Following | None = None
@@ -124,6 +130,13 @@ class Runner:
             for held in self._held.values()
         )
 
+    def fences(self) -> tuple[FenceReading, ...]:
+        """Answers to inspections. None while it is leaving: what arrives then is held without being looked at."""
+        if self.stopping:
+            return ()
+        held = [(held.task.execution_id, held.task.batch) for held in self._held.values()]
+        return self._holdings.answers([*held, *self._handing_back.items()])
+
     async def start(self) -> None:
         """Read the cancellation stream up to now (the fence), then take tasks.
 
@@ -150,7 +163,7 @@ class Runner:
         elif (held := self._held.get(task.execution_id)) is not None:
             held.deliveries.append(delivery)
         elif (fact := self._recent.get(task.execution_id)) is not None:
-            self._publisher.put(Parcel([delivery], make=lambda: fact))
+            self._publisher.put(Parcel([delivery], make=lambda: fact, settled=self._left))
         elif task.batch.job_id in self.cancellations:
             self._publisher.put(Parcel([delivery]))
         else:
@@ -213,7 +226,8 @@ class Runner:
                 del self._held[held.task.execution_id]
                 log.info("handed back", execution_id=str(held.task.execution_id), attempts=len(held.attempts))
                 task = held.task.model_copy(update={"prior_attempts": tuple(held.attempts)})
-                self._publisher.put(Parcel(held.deliveries, make=lambda: task))
+                self._handing_back[task.execution_id] = task.batch
+                self._publisher.put(Parcel(held.deliveries, make=lambda: task, settled=self._left))
             case Ended():
                 if outcome.error is not None and outcome.error.error_class != "cancelled":
                     self.last_error = outcome.error.message
@@ -236,6 +250,12 @@ class Runner:
         assert isinstance(message, ExecutionFinished)
         del self._held[message.execution_id]
         self._recent.add(message)
+        self._left(message)
+
+    def _left(self, message: Message | None) -> None:
+        assert isinstance(message, ExecutionFinished | ExecutionTask)
+        self._handing_back.pop(message.execution_id, None)
+        self._holdings.left(message.execution_id, message.batch)
 
     def _job_stopped(self, job_id: str, reason: Reason) -> None:
         """Abort every execution of the job: nothing else happens before the streams are closed."""

@@ -20,6 +20,7 @@ from parallax.contracts.messages import (
     ExecutorHeartbeat,
     FenceMarker,
     InspectBatch,
+    InspectionFence,
     JobAccepted,
     JobCancelled,
     JobFinished,
@@ -57,7 +58,9 @@ EVENTS: Final = Queue(
     ("job.accepted", "job.rejected", "job.started", "job.cancelled", "job.finished"),
 )
 HEARTBEATS: Final = Queue("results.heartbeats", ("executor.heartbeat",))
-CANCELLATIONS: Final = Queue("cancellations", ("job.cancelled", "fence.cancellations"), kind=QueueKind.STREAM)
+CANCELLATIONS: Final = Queue(
+    "cancellations", ("job.cancelled", "inspection.fence", "fence.cancellations"), kind=QueueKind.STREAM
+)
 DEAD_EXECUTIONS: Final = Queue("dead.executions", ("execution.run.*",), dead=True)
 """Tasks that no executor could handle: the dispatcher turns them into failed facts."""
 DEAD_LETTERS: Final = Queue(
@@ -100,6 +103,7 @@ _KEYS: Final[dict[type[Message], str]] = {
     JobCancelled: "job.cancelled",
     JobFinished: "job.finished",
     ExecutorHeartbeat: "executor.heartbeat",
+    InspectionFence: "inspection.fence",
     FenceMarker: "fence.cancellations",
 }
 
