@@ -16,7 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from dispatcher.admission import Admission
 from dispatcher.app import running
+from dispatcher.batches import BatchPublisher
 from dispatcher.handlers import Handlers
+from dispatcher.pace import Pace
+from dispatcher.publishing import Publisher
 from dispatcher.settings import Settings
 from dispatcher.steps import Steps
 from dispatcher.store import Store
@@ -41,7 +44,7 @@ from parallax.contracts.outcomes import Counts, ExecutionStatus
 from parallax.contracts.plan import BatchPlan, BatchRef
 from parallax.contracts.routing import BATCHES, EVENTS, FACTS, SUBMISSIONS, Queue, executions
 from parallax.db.migrations import migrate
-from parallax.errors import UnavailableError
+from parallax.errors import UnconfirmedError
 from parallax.worker.process import Worker
 
 PATIENCE_S = 30.0
@@ -149,7 +152,8 @@ class BusInBetween:
 
 
 class BreakingBus(BusInBetween):
-    """Loses its connection right after publishing a message of one kind, once for each batch."""
+    """Loses its connection right after publishing a message of one kind, once for each batch: nobody knows whether
+    what was published arrived."""
 
     def __init__(self, bus: Bus, kind: type[Message]) -> None:
         super().__init__(bus)
@@ -166,7 +170,7 @@ class BreakingBus(BusInBetween):
         name = f"{message.kind} {getattr(message, 'batch', '')}"
         if isinstance(message, self._kind) and name not in self._broken:
             self._broken.add(name)
-            raise UnavailableError("the connection was lost after the publish")
+            raise UnconfirmedError("the connection was lost after the publish")
 
 
 class HesitantBus(BusInBetween):
@@ -300,8 +304,8 @@ class Stage:
         match message:
             case CloseBatch(batch=batch, status=status):
                 await self._record(batch.ref, dict.fromkeys(batch.execution_ids(), status), len(batch.cells))
-            case InspectBatch(batch=batch):
-                await self._inspect(batch)
+            case InspectBatch(batch=batch, token=token):
+                await self._inspect(batch, token)
             case _:
                 raise AssertionError(message)
 
@@ -312,12 +316,15 @@ class Stage:
         if len(recorded) == size:
             await self.bus.publish(BatchCompleted(batch=ref, counts=_counts(recorded.values())))
 
-    async def _inspect(self, batch: BatchPlan) -> None:
+    async def _inspect(self, batch: BatchPlan, token: str | None) -> None:
+        """Results knows at once what every executor holds: nothing."""
         ref = batch.ref
         recorded = self.facts.setdefault((ref.job_id, ref.lane, ref.question_index), {})
         missing = tuple(cell for execution, cell in batch.execution_ids().items() if execution not in recorded)
         if missing:
-            await self.bus.publish(BatchIncomplete(batch=ref, recorded=len(recorded), running=0, missing=missing))
+            await self.bus.publish(
+                BatchIncomplete(batch=ref, recorded=len(recorded), running=0, missing=missing, token=token)
+            )
         else:
             await self.bus.publish(BatchCompleted(batch=ref, counts=_counts(recorded.values())))
 
@@ -374,9 +381,20 @@ async def dispatching(
 
 def bare_handlers(bus: Bus, engine: AsyncEngine, clock: Clock, *, worker: Worker | None = None) -> Handlers:
     """Handlers without consumers and without the timer, to be called by hand."""
-    store, steps = Store(engine), Steps(bus, clock, inspect_after_s=60)
-    admission = Admission(store, steps, max_active_jobs=64)
-    return Handlers(bus=bus, store=store, steps=steps, admission=admission, catalog=CATALOG, clock=clock, worker=worker)
+    store, steps = Store(engine), Steps(clock, inspect_after_s=60)
+    batches = BatchPublisher(bus=bus, store=store, steps=steps, catalog=CATALOG, clock=clock, pace=Pace())
+    publisher = Publisher(bus=bus, store=store, steps=steps, batches=batches, clock=clock)
+    admission = Admission(store, steps, publisher, max_active_jobs=64)
+    return Handlers(
+        bus=bus,
+        store=store,
+        steps=steps,
+        publisher=publisher,
+        admission=admission,
+        catalog=CATALOG,
+        clock=clock,
+        worker=worker,
+    )
 
 
 async def submit_by_hand(bus: MemoryBus, handlers: Handlers, job_id: str, document: dict[str, Any]) -> None:

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from dispatcher.settings import Settings
-from parallax.bus.memory import MemoryBus
 from parallax.contracts.messages import (
     BatchOpened,
     CloseBatch,
@@ -20,7 +20,7 @@ from parallax.contracts.messages import (
 from parallax.contracts.outcomes import Counts, ExecutionStatus, JobOutcome
 from parallax.contracts.routing import executions
 from parallax.db.engine import create_engine
-from tests.integration.dispatcher_stage import CATALOG, HesitantBus, Stage, dispatching, job_document, staged
+from tests.integration.dispatcher_stage import CATALOG, Stage, dispatching, job_document, staged
 
 WAITING_FOR_AN_ID = (
     "locktype = 'advisory' AND NOT granted"
@@ -110,18 +110,17 @@ async def test_cancel_before_the_job_arrives(stage: Stage) -> None:
 
 
 async def test_cancel_while_the_job_is_being_accepted(engine: AsyncEngine) -> None:
-    """Neither transaction sees the other's row; the lock of the id makes the cancellation wait."""
-    async with staged(engine) as stage:
-        bus = HesitantBus(MemoryBus(stage.broker), JobAccepted)
-        async with dispatching(stage, bus=bus):
-            submitting = asyncio.create_task(stage.submit("job"))
-            await bus.waiting.wait()
-            await stage.cancel("job")
-            await stage.until_rows("pg_locks", 1, where=WAITING_FOR_AN_ID)
-            bus.go_on.set()
-            await submitting
-            assert (await stage.finished("job")).outcome is JobOutcome.CANCELLED
-            await stage.until_rows("dispatcher.tombstones", 0)
+    """Neither transaction sees the other's row; the lock of the id makes the second wait for the first."""
+    async with staged(engine) as stage, dispatching(stage), engine.connect() as another:
+        await another.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('dispatcher.job.job', 0))"))
+        submitting = asyncio.create_task(stage.submit("job"))
+        await stage.until_rows("pg_locks", 1, where=WAITING_FOR_AN_ID)
+        await stage.cancel("job")
+        await stage.until_rows("pg_locks", 2, where=WAITING_FOR_AN_ID)
+        await another.rollback()
+        await submitting
+        assert (await stage.finished("job")).outcome is JobOutcome.CANCELLED
+        await stage.until_rows("dispatcher.tombstones", 0)
 
 
 async def test_a_cancelled_job_makes_room(stage: Stage) -> None:

@@ -12,7 +12,7 @@ from parallax.bus.memory import MemoryBroker, MemoryBus, MemoryConsumption
 from parallax.bus.port import Consumption, Delivery, Following
 from parallax.contracts.messages import JobCancelled, Message, decode
 from parallax.contracts.routing import Queue
-from parallax.errors import UnavailableError
+from parallax.errors import UnavailableError, UnconfirmedError
 from parallax.health import Health
 from tests.simulation.faults import Fault
 
@@ -219,7 +219,7 @@ class SimBus:
         if fault in (Fault.CRASH_BETWEEN, Fault.CRASH_AFTER):
             await self._node.crash()
         if fault is Fault.ANSWER_LOST:
-            raise UnavailableError("simulated: the confirm was lost")
+            raise UnconfirmedError("simulated: the confirm was lost")
 
     async def reply(self, delivery: Delivery, message: Message) -> None:
         """See the port."""

@@ -105,7 +105,7 @@ SAMPLES: tuple[m.ReceivedMessage, ...] = (
         prior_attempts=(ATTEMPT,),
     ),
     m.CloseBatch(batch=PLAN, status=o.ExecutionStatus.TIMED_OUT, error=ERROR, closed_at=NOW),
-    m.InspectBatch(batch=PLAN),
+    m.InspectBatch(batch=PLAN, token="round-7"),
     m.ExecutionFinished(
         execution_id=EXECUTION,
         batch=BATCH,
@@ -129,7 +129,9 @@ SAMPLES: tuple[m.ReceivedMessage, ...] = (
         completed_at=NOW + timedelta(seconds=2),
     ),
     m.BatchCompleted(batch=BATCH, counts=o.Counts(completed=1, failed=2, timed_out=3, cancelled=4)),
-    m.BatchIncomplete(batch=BATCH, recorded=4, running=1, missing=(Cell("smollm2-greedy", "eu", 1),)),
+    m.BatchIncomplete(
+        batch=BATCH, recorded=4, running=1, missing=(Cell("smollm2-greedy", "eu", 1),), token="round-7", undecided=2
+    ),
     m.JobAccepted(
         job_id="bias-1",
         name="bias-detection",
@@ -184,6 +186,8 @@ SAMPLES: tuple[m.ReceivedMessage, ...] = (
         started_at=NOW,
         sent_at=NOW,
         stopping=True,
+        fences=(m.FenceReading(token="round-7", executions=(EXECUTION,)),),
     ),
+    m.InspectionFence(token="round-7", regions=("eu",), batches=(BATCH,)),
     m.FenceMarker(token="t-1"),
 )

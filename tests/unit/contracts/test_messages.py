@@ -82,6 +82,18 @@ def test_a_task_written_before_tasks_could_be_moved_is_still_understood() -> Non
     assert decode((GOLDEN / "earlier" / "execution_task.json").read_bytes()) == BY_KIND["execution_task"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "later"),
+    [
+        ("inspect_batch", {"token": None}),
+        ("batch_incomplete", {"token": None, "undecided": 0}),
+        ("executor_heartbeat", {"fences": ()}),
+    ],
+)
+def test_messages_from_before_inspections_were_fenced_are_still_understood(kind: str, later: dict[str, object]) -> None:
+    assert decode((GOLDEN / "earlier" / f"{kind}.json").read_bytes()) == BY_KIND[kind].model_copy(update=later)
+
+
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.kind)
 def test_what_is_written_today_is_the_golden_sample(sample: ReceivedMessage) -> None:
     golden = json.loads((GOLDEN / f"v{sample.version}" / f"{sample.kind}.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Larger jobs against a world that loses, repeats and reorders messages, and crashes between publish and commit."""
+"""Larger jobs against a world that loses, repeats and reorders messages, and crashes before and after commits."""
 
 import json
 from collections import deque
@@ -30,6 +30,7 @@ from dispatcher.progress import (
 from tests.unit.dispatcher.matrix import T0, Matrix
 
 INSPECT_AFTER = timedelta(seconds=30)
+ASK_AFTER = timedelta(seconds=3)
 
 sizes = st.lists(st.integers(0, 5), min_size=1, max_size=12).map(tuple)
 matrices = st.builds(
@@ -56,13 +57,13 @@ class World:
     ends: list[Finish] = field(default_factory=list)
 
     def take(self, event: Event, *, crash: bool = False) -> tuple[Effect, ...]:
-        """Step; a crash loses the new state after its effects went out."""
-        job, effects = step(self.job, event, self.now)
+        """Step and commit; a crash comes before what follows is published."""
+        self.job, effects = step(self.job, event, self.now)
+        self.ends += [effect for effect in effects if isinstance(effect, Finish)]
+        if crash:
+            return ()
         for effect in effects:
             self.carry_out(effect)
-        if not crash:
-            self.job = job
-            self.ends += [effect for effect in effects if isinstance(effect, Finish)]
         return effects
 
     def carry_out(self, effect: Effect) -> None:
@@ -80,6 +81,8 @@ class World:
         """Results answers everything; the timer goes on."""
         for _ in range(10_000):
             if self.job.phase is Phase.FINISHED:
+                # The last words of a job that ended early repeat the abort until it is known to be announced.
+                self.aborted |= self.job.ending is not None
                 return
             if self.job.phase is Phase.QUEUED:
                 self.take(self.matrix.start())
@@ -115,7 +118,7 @@ def test_any_job_ends_once_and_its_counts_add_up(matrix: Matrix, script: list[tu
             case "start":
                 world.take(matrix.start(), crash=crash)
             case "cancel":
-                cancelled |= not crash and world.job.phase in (Phase.QUEUED, Phase.RUNNING)
+                cancelled |= world.job.phase in (Phase.QUEUED, Phase.RUNNING)
                 world.take(Cancel("enough"), crash=crash)
             case "tick":
                 world.take(Tick(world.now - INSPECT_AFTER), crash=crash)
@@ -145,10 +148,11 @@ def test_the_timer_alone_ends_every_job(matrix: Matrix) -> None:
     for _ in range(500):
         if world.job.phase is Phase.FINISHED:
             break
-        due = world.job.due_at(INSPECT_AFTER)
+        due = world.job.due_at(INSPECT_AFTER, ASK_AFTER)
         assert due is not None
         world.now = max(world.now, due)
-        said = deque(world.take(Tick(world.now - INSPECT_AFTER)))
+        lanes = frozenset(lane.name for lane, _ in world.job.open_lanes)
+        said = deque(world.take(Tick(world.now - INSPECT_AFTER, "token", ASK_AFTER, lanes)))
         assert said
         while said:
             effect = said.popleft()

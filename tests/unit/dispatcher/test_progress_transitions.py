@@ -1,11 +1,13 @@
 """Each row of the transition table, by its effects."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
 from dispatcher.progress import (
+    LEASE,
+    AbortAnnounced,
     AnnounceAbort,
     AnnounceStart,
     Batch,
@@ -18,11 +20,11 @@ from dispatcher.progress import (
     Finish,
     GiveUp,
     ImpossibleEventError,
-    InspectBatch,
     Job,
     OpenBatch,
     Outcome,
     Phase,
+    Published,
     ReportBatch,
     Start,
     StopRule,
@@ -45,35 +47,48 @@ def started(matrix: Matrix) -> Job:
     return job
 
 
+def published(matrix: Matrix) -> Job:
+    """A started job whose first batches are published."""
+    job = started(matrix)
+    marks = tuple((lane.name, batch.index, T0 + LEASE) for lane, batch in job.open_lanes)
+    job, effects = step(job, Published(marks), T0)
+    assert effects == ()
+    return job
+
+
+def opens(lane: str, index: int, opened_at: datetime, deadline: datetime) -> OpenBatch:
+    return OpenBatch(lane, index, opened_at, deadline, opened_at + LEASE)
+
+
 def test_a_start_opens_the_first_batch_of_every_lane() -> None:
     job, effects = step(TWO_LANES.job(), TWO_LANES.start(), T0)
     assert job.phase is Phase.RUNNING
     assert effects == (
         AnnounceStart(T0),
-        OpenBatch("us", 0, T0, at(10)),
-        OpenBatch("eu", 0, T0, at(10)),
+        opens("us", 0, T0, at(10)),
+        opens("eu", 0, T0, at(10)),
     )
 
 
 def test_a_lane_without_executions_is_passed_over() -> None:
     matrix = Matrix({"us": (0, 0), "eu": (0, 1)})
     _, effects = step(matrix.job(), matrix.start(), T0)
-    assert effects == (AnnounceStart(T0), OpenBatch("eu", 1, T0, at(10)))
+    assert effects == (AnnounceStart(T0), opens("eu", 1, T0, at(10)))
 
 
 def test_a_completed_batch_opens_the_next_one() -> None:
     job, effects = step(started(ONE_LANE), ONE_LANE.completed("all", 0), at(3))
     assert effects == (
         ReportBatch("all", 0, Tally(6), T0, None),
-        OpenBatch("all", 1, at(3), at(13)),
+        opens("all", 1, at(3), at(13)),
     )
-    assert job.open_batch("all") == Batch(1, 6, at(3), at(13), at(3))
+    assert job.open_batch("all") == Batch(1, 6, at(3), at(13), at(3), opening_until=at(33))
 
 
 def test_a_question_without_executions_is_passed_over_without_a_message() -> None:
     matrix = Matrix({"all": (1, 0, 0, 1)})
     _, effects = step(started(matrix), matrix.completed("all", 0), at(1))
-    assert [effect for effect in effects if isinstance(effect, OpenBatch)] == [OpenBatch("all", 3, at(1), at(11))]
+    assert [effect for effect in effects if isinstance(effect, OpenBatch)] == [opens("all", 3, at(1), at(11))]
 
 
 def test_lanes_move_independently() -> None:
@@ -81,12 +96,12 @@ def test_lanes_move_independently() -> None:
     job, effects = step(job, TWO_LANES.completed("us", 1), at(2))
     assert effects == (ReportBatch("us", 1, Tally(2), at(1), None),)
     assert job.phase is Phase.RUNNING
-    assert job.open_batch("eu") == Batch(0, 2, T0, at(10), T0)
+    assert job.open_batch("eu") == Batch(0, 2, T0, at(10), T0, opening_until=T0 + LEASE)
 
 
 def test_a_batch_never_outlives_the_job() -> None:
     _, effects = step(started(ONE_LANE), ONE_LANE.completed("all", 0), at(15))
-    assert OpenBatch("all", 1, at(15), at(20)) in effects
+    assert opens("all", 1, at(15), at(20)) in effects
 
 
 def finish_of(matrix: Matrix, *completions: BatchCompleted) -> Finish:
@@ -157,7 +172,7 @@ def test_a_batch_out_of_time_is_closed_alone_and_the_lane_goes_on() -> None:
     assert (us.closing.cut, us.closing.code) == (Cut.TIMED_OUT, "batch_deadline")
     assert job.phase is Phase.RUNNING
     _, effects = step(job, TWO_LANES.completed("us", 0, timed_out=2), at(11))
-    assert effects[1] == OpenBatch("us", 1, at(11), at(20))
+    assert effects[1] == opens("us", 1, at(11), at(20))
 
 
 def test_a_job_out_of_time_ends() -> None:
@@ -206,16 +221,16 @@ def test_an_early_stop_closes_the_other_lanes() -> None:
     assert (effects[-1].lane, effects[-1].closing.code) == ("eu", "stopped_early")
 
 
-def test_a_silent_batch_is_asked_about_once_per_interval() -> None:
-    job, effects = step(started(ONE_LANE), Tick(asked_before=T0), at(5))
-    assert effects == (InspectBatch("all", 0),)
-    assert step(job, Tick(asked_before=at(4)), at(9)) == (job, ())
-
-
 def test_a_closing_that_was_not_answered_is_sent_again() -> None:
     job, _ = step(started(ONE_LANE), Cancel("enough"), at(1))
     _, effects = step(job, Tick(asked_before=at(1)), at(6))
+    abort = AnnounceAbort("cancelled", "enough")
+    assert effects == (abort, CloseBatch("all", 0, CANCELLED)), "and the abort, which may have been lost with it"
+    assert step(job, Cancel("again"), at(6)) == (job, (abort,)), "the cancellation itself comes again after a crash"
+    job, _ = step(job, AbortAnnounced(), at(6))
+    _, effects = step(job, Tick(asked_before=at(1)), at(6))
     assert effects == (CloseBatch("all", 0, CANCELLED),)
+    assert step(job, Cancel("again"), at(6)) == (job, ())
 
 
 def test_a_cancelled_job_keeps_the_reason_of_a_batch_that_was_out_of_time() -> None:
@@ -225,12 +240,13 @@ def test_a_cancelled_job_keeps_the_reason_of_a_batch_that_was_out_of_time() -> N
 
 
 def test_due_at_is_the_next_moment_a_tick_does_anything() -> None:
-    job = started(ONE_LANE)
-    assert ONE_LANE.job().due_at(timedelta(seconds=3)) is None
-    assert job.due_at(timedelta(seconds=3)) == at(3)
-    assert job.due_at(timedelta(seconds=60)) == at(10)
+    soon = timedelta(seconds=1)
+    job = published(ONE_LANE)
+    assert ONE_LANE.job().due_at(timedelta(seconds=3), soon) is None
+    assert job.due_at(timedelta(seconds=3), soon) == at(3)
+    assert job.due_at(timedelta(seconds=60), soon) == at(10)
     closing, _ = step(job, Tick(NEVER), at(10))
-    assert closing.due_at(timedelta(seconds=60)) == at(20)
+    assert closing.due_at(timedelta(seconds=60), soon) == at(20)
 
 
 IMPOSSIBLE: list[tuple[str, Event]] = [

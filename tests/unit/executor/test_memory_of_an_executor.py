@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from executor.cancellations import MAX_JOBS, MAX_REASON_CHARS, Cancellations
 from executor.recent import MAX_CHARS, RecentFacts
 from parallax.bus.ignored import IGNORED
-from parallax.contracts.messages import ExecutionFinished, JobCancelled, encode
+from parallax.contracts.messages import ExecutionFinished, InspectionFence, JobCancelled, encode
 from parallax.contracts.outcomes import ExecutionStatus, Output, Reason
 from tests.fakes.executor_stage import task
 
@@ -52,9 +52,13 @@ def test_long_facts_are_forgotten_sooner() -> None:
     assert len(recent) == 3, "a fact that is added again counts once"
 
 
+def _no_fence(_: InspectionFence) -> None:
+    pass
+
+
 def test_cancelled_jobs_are_known_and_told() -> None:
     told: list[tuple[str, Reason]] = []
-    cancellations = Cancellations(lambda job, reason: told.append((job, reason)))
+    cancellations = Cancellations(lambda job, reason: told.append((job, reason)), _no_fence)
     cancellations.take(cancelled("job-1", "x" * 2000))
     assert "job-1" in cancellations
     assert "job-2" not in cancellations
@@ -62,14 +66,14 @@ def test_cancelled_jobs_are_known_and_told() -> None:
 
 
 def test_an_unreadable_entry_hides_nothing() -> None:
-    cancellations = Cancellations(lambda _job, _reason: None)
+    cancellations = Cancellations(lambda _job, _reason: None, _no_fence)
     cancellations.take(b"not a message")
     cancellations.take(cancelled("job-1"))
     assert "job-1" in cancellations
 
 
 def test_an_entry_of_a_kind_that_a_newer_version_knows_is_counted_and_dropped() -> None:
-    cancellations = Cancellations(lambda _job, _reason: None)
+    cancellations = Cancellations(lambda _job, _reason: None, _no_fence)
     count = IGNORED.labels("cancellations")
     before = count._value.get()
     cancellations.take(b'{"kind": "job_paused", "job_id": "job-1"}')
@@ -79,7 +83,7 @@ def test_an_entry_of_a_kind_that_a_newer_version_knows_is_counted_and_dropped() 
 
 
 def test_the_memory_of_cancelled_jobs_is_bounded() -> None:
-    cancellations = Cancellations(lambda _job, _reason: None)
+    cancellations = Cancellations(lambda _job, _reason: None, _no_fence)
     for number in range(MAX_JOBS + 1):
         cancellations.take(cancelled(f"job-{number}"))
     assert "job-0" not in cancellations

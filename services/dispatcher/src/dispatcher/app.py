@@ -7,8 +7,11 @@ from contextlib import asynccontextmanager, suppress
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from dispatcher.admission import Admission
+from dispatcher.batches import BatchPublisher
 from dispatcher.consumers import consuming
+from dispatcher.fences import Fences
 from dispatcher.handlers import Handlers
+from dispatcher.publishing import Publisher
 from dispatcher.reaper import Reaper
 from dispatcher.settings import Settings
 from dispatcher.steps import Steps
@@ -29,13 +32,18 @@ async def running(
         UnavailableError: The database or the bus cannot be reached at the start.
     """
     store = Store(engine)
-    steps = Steps(bus, clock, inspect_after_s=settings.reconcile_after_s)
-    admission = Admission(store, steps, max_active_jobs=settings.max_active_jobs)
-    handlers = Handlers(bus=bus, store=store, steps=steps, admission=admission, catalog=catalog, clock=clock)
+    steps = Steps(clock, inspect_after_s=settings.reconcile_after_s)
+    batches = BatchPublisher(bus=bus, store=store, steps=steps, catalog=catalog, clock=clock, pace=settings.pace)
+    publisher = Publisher(bus=bus, store=store, steps=steps, batches=batches, clock=clock)
+    admission = Admission(store, steps, publisher, max_active_jobs=settings.max_active_jobs)
+    handlers = Handlers(
+        bus=bus, store=store, steps=steps, publisher=publisher, admission=admission, catalog=catalog, clock=clock
+    )
     reaper = Reaper(
-        bus=bus,
         store=store,
         steps=steps,
+        publisher=publisher,
+        fences=Fences(bus, catalog),
         admission=admission,
         clock=clock,
         timer_s=settings.timer_s,
@@ -43,7 +51,11 @@ async def running(
     )
     if settings.resume_on_start:
         await reaper.resume()
-    async with consuming(bus, handlers, clock=clock, settings=settings) as servings, _in_background(reaper):
+    async with (
+        _drained(publisher, settings.grace_s),
+        consuming(bus, handlers, clock=clock, settings=settings) as servings,
+        _in_background(reaper),
+    ):
 
         async def consumes() -> bool:
             return all(serving.live for serving in servings)
@@ -71,3 +83,11 @@ async def _in_background(reaper: Reaper) -> AsyncIterator[None]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+@asynccontextmanager
+async def _drained(publisher: Publisher, grace_s: float) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await publisher.close(grace_s)

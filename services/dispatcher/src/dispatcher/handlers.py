@@ -1,4 +1,8 @@
-"""What the dispatcher does with each message. Every handler may be run again with the same message."""
+"""What the dispatcher does with each message. Every handler may be run again with the same message.
+
+Each commits first and publishes afterwards, so that a message is acknowledged when all that follows it is published
+or is the timer's business.
+"""
 
 from functools import partial
 from typing import Final
@@ -6,12 +10,14 @@ from typing import Final
 from dispatcher.admission import Admission
 from dispatcher.advancing import Advancing
 from dispatcher.intake import Intake
-from dispatcher.jobs import StoredJob, accept
-from dispatcher.progress import Cancel, Phase
-from dispatcher.steps import Steps
+from dispatcher.jobs import accept
+from dispatcher.outgoing import Outgoing
+from dispatcher.progress import Cancel, Inspected
+from dispatcher.publishing import Publisher
+from dispatcher.regions import waiting_tasks
+from dispatcher.steps import Moved, Steps
 from dispatcher.store import Store
 from dispatcher.submission import Refusal, Submission
-from dispatcher.tasks import make_tasks
 from parallax.bus.letters import REASON_HEADER
 from parallax.bus.port import Bus, Delivery
 from parallax.catalog import Catalog, offer_of
@@ -21,7 +27,6 @@ from parallax.contracts.messages import JobRejected, Problem
 from parallax.contracts.model import read
 from parallax.contracts.outcomes import ErrorInfo, Reason
 from parallax.contracts.plan import Cell
-from parallax.contracts.routing import region_queues
 from parallax.errors import PoisonError
 from parallax.telemetry import get_logger
 from parallax.text import storable
@@ -42,6 +47,7 @@ class Handlers:
         bus: Bus,
         store: Store,
         steps: Steps,
+        publisher: Publisher,
         admission: Admission,
         catalog: Catalog,
         clock: Clock,
@@ -50,7 +56,8 @@ class Handlers:
         self._bus = bus
         self._store = store
         self._steps = steps
-        self._advancing = Advancing(store, steps)
+        self._publisher = publisher
+        self._advancing = Advancing(store, steps, publisher)
         self._admission = admission
         self._catalog = catalog
         self._offer = offer_of(catalog)
@@ -87,13 +94,15 @@ class Handlers:
             )
         async with self._store.work() as work:
             await work.lock_id(refusal.job_id)
-            if await work.submitted(refusal.job_id) is None:
-                await self._bus.publish(rejected)
+            known = await work.submitted(refusal.job_id)
+        if known is None:
+            await self._publisher.announce(rejected)
         log.info("job_rejected", job_id=refusal.job_id, problems=count)
         await self._bus.reply(delivery, rejected)
 
     async def _accept(self, delivery: Delivery, submission: Submission) -> None:
         answer: messages.JobAccepted | JobRejected
+        follows = Outgoing(submission.job_id)
         async with self._store.work() as work:
             await work.lock_id(submission.job_id)
             known = await work.submitted(submission.job_id)
@@ -102,17 +111,17 @@ class Handlers:
                 answer = self._conflict(submission.job_id)
             elif known is not None:
                 answer = known.accepted
-                await self._bus.publish(answer)
-                if known.finished is not None:
-                    work.afterwards.append(partial(self._bus.publish, known.finished))
+                follows = Outgoing(submission.job_id, () if known.finished is None else (known.finished,))
             else:
                 job, answer = accept(submission, self._catalog, self._clock.now())
                 await work.insert(job, answer, submission)
-                await self._bus.publish(answer)
                 cancelled = await work.exhume(job.job_id)
                 if cancelled is not None:
-                    await self._steps.take(work, job, Cancel(cancelled))
+                    follows = (await self._steps.take(work, job, Cancel(cancelled))).outgoing
                 work.on_commit.append(partial(_log_accepted, answer))
+        if isinstance(answer, messages.JobAccepted):
+            await self._publisher.announce(answer)
+        await self._publisher.publish(follows)
         await self._bus.reply(delivery, answer)
 
     def _conflict(self, job_id: str) -> JobRejected:
@@ -142,7 +151,8 @@ class Handlers:
                 log.info("unknown_job_cancelled", job_id=message.job_id)
                 return
             moved = await self._steps.take(work, job, Cancel(reason))
-        await self._make_room(job, moved)
+        await self._publisher.publish(moved.outgoing)
+        await self._make_room(moved)
 
     async def batch_completed(self, message: messages.BatchCompleted) -> None:
         """Move a lane on.
@@ -153,10 +163,9 @@ class Handlers:
             await self._admission.fill()
 
     async def batch_incomplete(self, message: messages.BatchIncomplete) -> None:
-        """Publish again what a batch lacks, in those regions where nothing waits to be taken.
+        """Publish what a batch lacks, if its inspection goes on; where tasks wait by now, they may be just those.
 
-        Idempotent: the ids are the same, and a job that moved on is left alone. What waits in a queue may be just
-        what is missing, so a region with a queue is passed over until the batch is inspected the next time.
+        Idempotent: the answer to a round is taken once, and a job that moved on is left alone.
 
         Raises:
             PoisonError: It names a region or executions that do not exist.
@@ -165,35 +174,27 @@ class Handlers:
         if unknown_regions := set(_regions(message.missing)) - self._offer.regions:
             raise PoisonError(f"batch {ref} is said to lack executions in unknown regions: {sorted(unknown_regions)}")
         idle = [region for region in _regions(message.missing) if await self._nothing_waits(region)]
-        cells = tuple(cell for cell in message.missing if cell.region in idle)
-        if not cells:
-            return
+        missing = tuple(cell for cell in message.missing if cell.region in idle)
         async with self._store.work() as work:
             job = await work.lock(ref.job_id)
             batch = None if job is None else job.progress.open_batch(ref.lane)
-            if job is None or batch is None or batch.index != ref.question_index or batch.closing is not None:
+            if job is None or batch is None or batch.index != ref.question_index:
                 return
             planned = await work.batch(job, ref.lane, ref.question_index)
-            if unknown := set(cells) - set(planned.plan.cells):
+            if unknown := set(message.missing) - set(planned.plan.cells):
                 raise PoisonError(f"batch {ref} is said to lack executions it does not consist of: {sorted(unknown)}")
-            tasks = make_tasks(
-                job.template,
-                planned.plan,
-                planned.question.text,
-                published_at=self._clock.now(),
-                deadline_at=batch.deadline,
-                cells=cells,
-            )
-            await self._bus.publish(*tasks)
-        log.warning("executions_republished", job_id=ref.job_id, lane=ref.lane, executions=len(cells), regions=idle)
+            if message.token is None:  # from a version that inspects without a fence
+                return
+            undecided = message.undecided + len(message.missing) - len(missing)
+            found = Inspected(ref.lane, ref.question_index, message.token, missing, undecided)
+            moved = await self._steps.take(work, job, found)
+        for opening in moved.outgoing.openings:
+            executions = len(opening.cells)
+            log.warning("executions_republished", job_id=ref.job_id, lane=ref.lane, executions=executions, regions=idle)
+        await self._publisher.publish(moved.outgoing)
 
     async def _nothing_waits(self, region: str) -> bool:
-        """Whether no task is in any of a region's queues. Executors move tasks from the first one to the others."""
-        models = [name for name, regions in self._offer.models.items() if region in regions]
-        for queue in region_queues(region, models):
-            if await self._bus.depth(queue):
-                return False
-        return True
+        return await waiting_tasks(self._bus, region, self._catalog.models_in(region)) == 0
 
     async def dead_execution(self, delivery: Delivery) -> None:
         """Turn a task that no executor could handle into a failed fact, so that its batch can complete.
@@ -218,8 +219,8 @@ class Handlers:
         )
         log.warning("execution_dead", job_id=task.batch.job_id, execution_id=str(task.execution_id), reason=reason)
 
-    async def _make_room(self, before: StoredJob, after: StoredJob) -> None:
-        if after.progress.phase is Phase.FINISHED and before.progress.phase is not Phase.FINISHED:
+    async def _make_room(self, moved: Moved) -> None:
+        if moved.ended:
             await self._admission.fill()
 
 

@@ -56,7 +56,7 @@ def _rules(job: CheckedJob) -> Rules:
 
 
 def announcements(job: StoredJob, accepted: JobAccepted) -> tuple[JobAccepted | JobStarted, ...]:
-    """What was announced so far about a job that has not ended."""
+    """What was announced about a job but how it ended."""
     started_at = job.progress.started_at
     if job.progress.phase is Phase.QUEUED or started_at is None:
         return (accepted,)

@@ -1,19 +1,24 @@
-"""The timer: deadlines, silent batches, waiting jobs, and what the bus may have lost.
+"""The timer: deadlines, silent and abandoned batches, waiting jobs, and what the bus may have lost.
 
 Several dispatchers may run it at once: each job is looked at under its row lock, and one that somebody else
-has is passed over.
+has is passed over. The timer never waits for the broker to take what follows: that is published in the background.
 """
 
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import uuid4
 
 from dispatcher.admission import Admission
-from dispatcher.jobs import announcements
-from dispatcher.progress import Phase, Tick
-from dispatcher.steps import Steps
-from dispatcher.store import Store
-from parallax.bus.port import Bus
+from dispatcher.fences import Fences
+from dispatcher.jobs import StoredJob, announcements
+from dispatcher.leases import Leases
+from dispatcher.outgoing import FencedBatch, abort
+from dispatcher.progress import Phase
+from dispatcher.publishing import Publisher
+from dispatcher.steps import Moved, Steps
+from dispatcher.store import Store, Work
 from parallax.clock import Clock
+from parallax.contracts.messages import Message
 from parallax.errors import UnavailableError
 from parallax.telemetry import get_logger
 
@@ -33,17 +38,21 @@ class Reaper:
     def __init__(
         self,
         *,
-        bus: Bus,
         store: Store,
         steps: Steps,
+        publisher: Publisher,
+        fences: Fences,
         admission: Admission,
         clock: Clock,
         timer_s: float,
         tombstones_kept_s: float,
     ) -> None:
-        self._bus = bus
         self._store = store
         self._steps = steps
+        self._publisher = publisher
+        self._fences = fences
+        self._leases = Leases(clock)
+        self._saying: set[str] = set()
         self._admission = admission
         self._clock = clock
         self._timer_s = timer_s
@@ -75,33 +84,57 @@ class Reaper:
         Raises:
             UnavailableError: The bus or the database is away.
         """
-        now = self._clock.now()
+        now, token = self._clock.now(), uuid4().hex
         async with self._store.work() as work:
             due = await work.due(now, JOBS_PER_TICK)
+        fenced: list[FencedBatch] = []
         for job_id in due:
-            await self._look_at(job_id, now)
-        await self._admission.fill()
+            fenced += await self._look_at(job_id, now, token)
+        await self._fences.publish(token, fenced)
+        await self._admission.fill(wait=False)
+        await self._publisher.mark()
         async with self._store.work() as work:
             await work.forget_tombstones(now - self._tombstones_kept)
 
-    async def _look_at(self, job_id: str, now: datetime) -> None:
+    async def _look_at(self, job_id: str, now: datetime, token: str) -> tuple[FencedBatch, ...]:
         """Tick one job; one that meets a bug must not keep the timer from the others."""
+        words: tuple[Message, ...] = ()
+        moved: Moved | None = None
         try:
             async with self._store.work() as work:
                 job = await work.lock_due(job_id, now)
                 if job is not None and job.progress.phase is Phase.FINISHED:
-                    # Nothing follows the last message, so nothing would show its loss, as when a broker lost its disk.
-                    await self._bus.publish(*await work.last_words(job_id))
+                    words = await _last_words(work, job, now)
                 elif job is not None:
-                    await self._steps.take(work, job, Tick(asked_before=now - self._steps.inspect_after))
+                    abandoned = self._leases.abandoned(job, now)
+                    moved = await self._steps.take(work, job, self._steps.tick(now, token, abandoned=abandoned))
+            if words and job_id not in self._saying:
+                self._saying.add(job_id)
+                self._publisher.in_background(self._say(job_id, words))
         except UnavailableError:
             raise
         except Exception:
             log.exception("timer_failed_for_job", job_id=job_id)
+        if moved is None:
+            return ()
+        self._publisher.start(moved.outgoing)
+        return moved.outgoing.fences
+
+    async def _say(self, job_id: str, words: tuple[Message, ...]) -> None:
+        """Repeat what was announced about a job that has ended, and write down that it was repeated.
+
+        Nothing follows the last message, so nothing would show its loss, as when a broker lost its disk.
+        """
+        try:
+            await self._publisher.announce(*words)
+            async with self._store.work() as work:
+                await work.rest(job_id)
+        finally:
+            self._saying.discard(job_id)
 
     async def resume(self) -> None:
-        """Take up where a process stopped whose bus was lost with it: say again what may have been lost and ask
-        about every open batch at once. Idempotent; consumers of announcements take repetitions.
+        """Take up where a process stopped whose bus was lost with it: repeat what may have been lost and inspect
+        every open batch at once. Idempotent; consumers of announcements take repetitions.
 
         Raises:
             UnavailableError: The bus or the database is away.
@@ -109,15 +142,30 @@ class Reaper:
         async with self._store.work() as work:
             ended = await work.newest_finished(ANNOUNCED_AGAIN)
             unfinished = await work.unfinished()
-        await self._bus.publish(*ended)
+        await self._publisher.announce(*ended)
+        token = uuid4().hex
+        fenced: list[FencedBatch] = []
         for job_id in unfinished:
-            await self._resume(job_id)
+            fenced += await self._resume(job_id, token)
+        await self._fences.publish(token, fenced)
 
-    async def _resume(self, job_id: str) -> None:
+    async def _resume(self, job_id: str, token: str) -> tuple[FencedBatch, ...]:
         async with self._store.work() as work:
             job, submitted = await work.lock(job_id), await work.submitted(job_id)
             if job is None or submitted is None:
-                return
-            await self._bus.publish(*announcements(job, submitted.accepted))
-            await self._steps.take(work, job, Tick(asked_before=self._clock.now()))
+                return ()
+            every = frozenset(lane.name for lane in job.progress.lanes)
+            moved = await self._steps.take(
+                work, job, self._steps.tick(self._clock.now(), token, abandoned=every, at_once=True)
+            )
+        await self._publisher.announce(*announcements(job, submitted.accepted))
+        await self._publisher.publish(moved.outgoing)
         log.info("job_resumed", job_id=job_id, phase=job.progress.phase.value)
+        return moved.outgoing.fences
+
+
+async def _last_words(work: Work, job: StoredJob, now: datetime) -> tuple[Message, ...]:
+    """Everything that was announced about a job that has ended; whoever knows it already keeps what it knows."""
+    accepted, finished = await work.last_words(job.job_id)
+    stopped = (abort(job, now),) if job.progress.ending is not None and not job.progress.ending.announced else ()
+    return (*announcements(job, accepted), *stopped, finished)

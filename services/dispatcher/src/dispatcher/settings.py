@@ -1,8 +1,9 @@
 """What can be set about a dispatcher."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from dispatcher.pace import Pace
 from parallax.errors import InvalidInputError
 
 
@@ -24,6 +25,8 @@ class Settings:
     """How long handlers may finish when the dispatcher stops."""
     tombstones_kept_s: float = 30 * 86_400.0
     """How long a cancellation waits for a job that has not arrived; the longest time a job may run."""
+    pace: Pace = field(default_factory=Pace)
+    """How fast batches are published."""
     resume_on_start: bool = False
     """Whether the bus is known to be empty at the start, as in standalone: every open batch is asked about at once
     and the newest announcements are made again."""

@@ -1,7 +1,7 @@
 """The dispatcher's tables, as SQL. One transaction is one :class:`Work`; a job's row is locked before it moves."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -65,6 +65,9 @@ _JOBS_AT = f"""
 """  # noqa: S608 - made of constants
 _LOCK_JOBS_AT = text(_JOBS_AT)
 _LOCK_FREE_JOBS_AT = text(f"{_JOBS_AT} SKIP LOCKED")
+_LOCK_FREE = text(f"""
+    SELECT {_JOB} FROM dispatcher.jobs j WHERE j.id = ANY(CAST(:ids AS text[])) ORDER BY j.id FOR UPDATE SKIP LOCKED
+""")  # noqa: S608 - made of constants
 _LOCK_DUE = text(f"""
     SELECT {_JOB} FROM dispatcher.jobs j WHERE j.id = :id AND j.due_at <= :now FOR UPDATE SKIP LOCKED
 """)  # noqa: S608 - made of constants
@@ -83,9 +86,9 @@ _NEWEST_FINISHED = text("""
 """)
 _END = text("SELECT CAST(finished AS text) FROM dispatcher.jobs WHERE id = :id AND phase = 'finished'")
 _LAST_WORDS = text("""
-    UPDATE dispatcher.jobs SET due_at = NULL WHERE id = :id AND phase = 'finished'
-    RETURNING CAST(accepted AS text), CAST(finished AS text)
+    SELECT CAST(accepted AS text), CAST(finished AS text) FROM dispatcher.jobs WHERE id = :id AND phase = 'finished'
 """)
+_REST = text("UPDATE dispatcher.jobs SET due_at = NULL WHERE id = :id AND phase = 'finished'")
 _SUBMITTED = text("""
     SELECT content_sha256, CAST(accepted AS text), CAST(finished AS text) FROM dispatcher.jobs WHERE id = :id
 """)
@@ -142,8 +145,6 @@ class Work:
         self._connection = connection
         self.on_commit: list[Callable[[], None]] = []
         """Called once the transaction is committed, for logs and metrics."""
-        self.afterwards: list[Callable[[], Awaitable[None]]] = []
-        """Awaited after that, in order: what may be said only of what is committed."""
         self._questions: dict[tuple[str, int], Question] = {}
 
     async def lock_id(self, job_id: str) -> None:
@@ -204,6 +205,10 @@ class Work:
                 self._questions[row.id, number] = read(Question, question)
         return found
 
+    async def lock_free(self, job_ids: Sequence[str]) -> tuple[StoredJob, ...]:
+        """Those of some jobs that nobody else works on, their rows locked in the order of their ids."""
+        return tuple(_read(row) for row in await self._connection.execute(_LOCK_FREE, {"ids": list(job_ids)}))
+
     async def lock_due(self, job_id: str, now: datetime) -> StoredJob | None:
         """The job, locked, if it is still due and nobody else works on it."""
         row = await self._one(_LOCK_DUE, id=job_id, now=now)
@@ -218,7 +223,12 @@ class Work:
         return None if row is None else WaitingJob(row.position, _read(row))
 
     async def save(
-        self, jobs: Sequence[tuple[StoredJob, JobFinished | None]], *, inspect_after: timedelta, now: datetime
+        self,
+        jobs: Sequence[tuple[StoredJob, JobFinished | None]],
+        *,
+        inspect_after: timedelta,
+        ask_after: timedelta,
+        now: datetime,
     ) -> None:
         """Write how far locked jobs are, and how they ended. One that has is due once more, for its last words."""
         await self._run(
@@ -226,7 +236,7 @@ class Work:
             ids=[job.job_id for job, _ in jobs],
             states=[json.dumps(codec.encode(job.progress)) for job, _ in jobs],
             phases=[job.progress.phase.value for job, _ in jobs],
-            due=[now + inspect_after if end else job.progress.due_at(inspect_after) for job, end in jobs],
+            due=[now + inspect_after if end else job.progress.due_at(inspect_after, ask_after) for job, end in jobs],
             finished=[end and end.model_dump_json() for _, end in jobs],
             now=now,
         )
@@ -249,9 +259,14 @@ class Work:
         """What was announced of the end of a job."""
         return read(JobFinished, (await self._one(_END, id=job_id)).finished)
 
-    async def last_words(self, job_id: str) -> tuple[JobAccepted | JobFinished, ...]:
-        """What was announced about a job that has ended; the reaper need not look at it again."""
-        return _announced(await self._connection.execute(_LAST_WORDS, {"id": job_id}))
+    async def last_words(self, job_id: str) -> tuple[JobAccepted, JobFinished]:
+        """How a job that has ended was accepted, and how it ended."""
+        row = await self._one(_LAST_WORDS, id=job_id)
+        return JobAccepted.model_validate_json(row.accepted), JobFinished.model_validate_json(row.finished)
+
+    async def rest(self, job_id: str) -> None:
+        """The last words about a job were published: the reaper need not look at it again."""
+        await self._run(_REST, id=job_id)
 
     # --- batches
 
@@ -314,15 +329,13 @@ class Store:
         """A transaction that commits at the end of the block.
 
         Raises:
-            UnavailableError: See :func:`parallax.db.engine.transaction`; or the bus was away after the commit.
+            UnavailableError: See :func:`parallax.db.engine.transaction`.
         """
         async with transaction(self._engine) as connection:
             work = Work(connection)
             yield work
         for committed in work.on_commit:
             committed()
-        for step in work.afterwards:
-            await step()
 
     async def any_queued(self) -> bool:
         """Whether a job waits for its turn."""

@@ -49,6 +49,7 @@ async def running(
     heartbeat = Heartbeat(bus, runner, clock, settings)
     beating: asyncio.Task[None] | None = None
     try:
+        await heartbeat.introduce()
         await runner.start()
         beating = asyncio.create_task(heartbeat.run(), name="heartbeat")
         log.info("executor ready", region=settings.region, executor_id=settings.executor_id, budget=settings.budget)

@@ -1,4 +1,4 @@
-"""Which jobs were stopped: what the cancellation stream has said so far."""
+"""Which jobs were stopped: what the cancellation stream has said so far. Fences of inspections come with it."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -7,8 +7,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from parallax.bus.ignored import ignored
-from parallax.contracts.messages import JobCancelled
-from parallax.contracts.model import read
+from parallax.contracts.messages import InspectionFence, JobCancelled, decode
 from parallax.contracts.outcomes import Reason
 from parallax.contracts.routing import CANCELLATIONS
 from parallax.telemetry import get_logger
@@ -23,19 +22,29 @@ MAX_REASON_CHARS: Final = 300
 class Cancellations:
     """A follower of the stream. Taking the same entry twice changes nothing."""
 
-    def __init__(self, on_cancel: Callable[[str, Reason], None]) -> None:
+    def __init__(self, on_cancel: Callable[[str, Reason], None], on_fence: Callable[[InspectionFence], None]) -> None:
         self._jobs: OrderedDict[str, Reason] = OrderedDict()
         self._on_cancel = on_cancel
+        self._on_fence = on_fence
 
     def take(self, body: bytes) -> None:
         """One entry of the stream; an unreadable one is logged and skipped, so that it cannot hide the next."""
         try:
-            message = read(JobCancelled, body)
+            message = decode(body)
         except ValidationError as error:
             if ignored(CANCELLATIONS, error):
                 return
             log.warning("unreadable entry in the cancellation stream", problems=error.error_count())
             return
+        match message:
+            case InspectionFence():
+                self._on_fence(message)
+            case JobCancelled():
+                self._cancelled(message)
+            case _:
+                log.warning("foreign entry in the cancellation stream", kind=message.kind)
+
+    def _cancelled(self, message: JobCancelled) -> None:
         reason = message.reason.model_copy(update={"message": message.reason.message[:MAX_REASON_CHARS]})
         self._on_cancel(message.job_id, reason)
         self._jobs[message.job_id] = reason

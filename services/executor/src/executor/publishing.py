@@ -99,7 +99,11 @@ class Publisher:
         return True
 
     async def _publish(self, messages: Sequence[Message]) -> None:
-        """Publish, however long the bus is away: the deliveries are still ours, and if not, somebody has them."""
+        """Publish, however long the bus is away: the deliveries are still ours, and if not, somebody has them.
+
+        A task that may be in its queue already is not repeated: two executors would run it. If it is not there, an
+        inspection finds out.
+        """
         pause_s = FIRST_PAUSE_S
         while messages:
             try:

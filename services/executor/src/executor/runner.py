@@ -23,6 +23,7 @@ from executor.endpoints.port import Endpoint
 from executor.error_codes import ErrorCode
 from executor.execution import Execution, Phase, Surroundings
 from executor.facts import Author, broken_fact, build_fact
+from executor.holdings import Holdings
 from executor.outcome import Ended, ExecutorStopping, HandedBack, JobStopped, Moved, Outcome
 from executor.publishing import Parcel, Publisher
 from executor.recent import RecentFacts
@@ -31,9 +32,17 @@ from executor.settings import Settings, waiting_prefetch
 from parallax.bus.port import Bus, Consumption, Delivery, Following
 from parallax.catalog import Catalog, Model
 from parallax.clock import Clock
-from parallax.contracts.messages import ExecutionFinished, ExecutionTask, Message, RunningExecution, WaitingTask
+from parallax.contracts.messages import (
+    ExecutionFinished,
+    ExecutionTask,
+    FenceReading,
+    Message,
+    RunningExecution,
+    WaitingTask,
+)
 from parallax.contracts.model import read
 from parallax.contracts.outcomes import ErrorInfo, ExecutionStatus, Reason
+from parallax.contracts.plan import BatchRef
 from parallax.contracts.routing import CANCELLATIONS, executions, waiting
 from parallax.telemetry import get_logger
 from parallax.text import storable
@@ -63,7 +72,10 @@ class Runner:
         random: Random,
         versions: Mapping[str, str],
     ) -> None:
-        self.cancellations = Cancellations(self._job_stopped)
+        self.fence_read = asyncio.Event()
+        """Set when somebody waits for a heartbeat."""
+        self._holdings = Holdings(clock, settings.region, self.fence_read.set)
+        self.cancellations = Cancellations(self._job_stopped, self._holdings.read)
         self.last_error: str | None = None
         self.stopping = False
         self._bus = bus
@@ -75,8 +87,8 @@ class Runner:
         self._publisher = Publisher(bus, clock)
         self._recent = RecentFacts(settings.recent_facts)
         self._held: dict[UUID, Execution] = {}
-        self._left: dict[UUID, tuple[float, RunningExecution]] = {}
-        """Executions handed back or moved, and when."""
+        self._handing_back: dict[UUID, BatchRef] = {}
+        """Executions that are on their way back to a queue."""
         self._moving: dict[UUID, list[Delivery]] = {}
         """Deliveries from the region's queue of tasks that are being moved to a waiting queue."""
         self._slots = Slots(settings.budget)
@@ -123,11 +135,15 @@ class Runner:
         return "unavailable" if "unavailable" in states else "throttled" if "throttled" in states else "ready"
 
     def running(self) -> tuple[RunningExecution, ...]:
-        """Every execution held here, or handed back a moment ago: results takes none of them for missing."""
-        since = self._clock.monotonic() - LISTED_AFTER_HAND_BACK_S
-        self._left = {each: left for each, left in self._left.items() if left[0] > since}
-        held = {held.task.execution_id: _listed(held) for held in self._held.values()}
-        return (*held.values(), *(listed for each, (_, listed) in self._left.items() if each not in held))
+        """Every execution held here, for people to look at."""
+        return tuple(_listed(held) for held in self._held.values())
+
+    def fences(self) -> tuple[FenceReading, ...]:
+        """Answers to inspections. None while it is leaving: what arrives then is held without being looked at."""
+        if self.stopping:
+            return ()
+        held = [(held.task.execution_id, held.task.batch) for held in self._held.values()]
+        return self._holdings.answers([*held, *self._handing_back.items()])
 
     async def start(self) -> None:
         """Read the cancellation stream up to now (the fence), then take tasks: those that wait the longest first.
@@ -195,7 +211,7 @@ class Runner:
         elif not from_waiting_queue and (moving := self._moving.get(task.execution_id)) is not None:
             moving.append(delivery)
         elif (fact := self._recent.get(task.execution_id)) is not None:
-            self._publisher.put(Parcel([delivery], make=lambda: fact))
+            self._publisher.put(Parcel([delivery], make=lambda: fact, settled=self._left))
         elif task.batch.job_id in self.cancellations:
             self._publisher.put(Parcel([delivery]))
         else:
@@ -245,7 +261,7 @@ class Runner:
                 self._handed_back(held.task.execution_id)
                 log.info("handed back", execution_id=str(held.task.execution_id), attempts=len(held.attempts))
                 task = held.task.model_copy(update={"prior_attempts": tuple(held.attempts), "not_before": None})
-                self._publisher.put(Parcel(held.deliveries, make=lambda: task))
+                self._publisher.put(Parcel(held.deliveries, make=lambda: task, settled=self._left))
             case Moved(not_before):
                 self._handed_back(held.task.execution_id)
                 self._move(held, not_before)
@@ -267,15 +283,15 @@ class Runner:
         task = WaitingTask.model_validate({**dict(held.task), **news})
         self._moving[execution_id] = held.deliveries
 
-        def settled(_: Message | None) -> None:
+        def settled(message: Message | None) -> None:
             self._moving.pop(execution_id, None)
+            self._left(message)
 
         self._publisher.put(Parcel(held.deliveries, make=lambda: task, settled=settled))
 
     def _handed_back(self, execution_id: UUID) -> None:
-        """Hold it no more, but list it for a while: it waits in a queue, where no heartbeat shows it."""
-        held = self._held.pop(execution_id)
-        self._left[execution_id] = (self._clock.monotonic(), _listed(held))
+        """Hold it no more; until it is in a queue, and for a while after, it is listed for inspections all the same."""
+        self._handing_back[execution_id] = self._held.pop(execution_id).task.batch
 
     def _fact(self, held: Execution, ended: Ended) -> ExecutionFinished:
         try:
@@ -288,6 +304,12 @@ class Runner:
         assert isinstance(message, ExecutionFinished)
         del self._held[message.execution_id]
         self._recent.add(message)
+        self._left(message)
+
+    def _left(self, message: Message | None) -> None:
+        assert isinstance(message, ExecutionFinished | ExecutionTask)
+        self._handing_back.pop(message.execution_id, None)
+        self._holdings.left(message.execution_id, message.batch)
 
     def _job_stopped(self, job_id: str, reason: Reason) -> None:
         """Abort every execution of the job: nothing else happens before the streams are closed."""

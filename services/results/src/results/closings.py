@@ -12,10 +12,11 @@ from parallax.clock import Clock
 from parallax.contracts.messages import BatchIncomplete, CloseBatch, InspectBatch
 from parallax.contracts.outcomes import ExecutionStatus
 from parallax.contracts.plan import BatchPlan
-from parallax.contracts.routing import FACTS
+from parallax.contracts.routing import FACTS, HEARTBEATS
 from parallax.errors import PoisonError
 from results import batches, heartbeats
 from results.facts import BatchKey, BatchSize
+from results.witnesses import decided_regions
 from results.writing import writing
 
 _CLOSE: Final = text("""
@@ -91,12 +92,14 @@ def _closing(message: CloseBatch) -> dict[str, object]:
 async def inspect(engine: AsyncEngine, bus: Bus, clock: Clock, message: InspectBatch) -> None:
     """Answer how far a batch is: ``BatchCompleted``, or ``BatchIncomplete`` with what is missing.
 
-    Missing is what has no fact and is not running on a live executor. While facts still wait in their queue
-    nothing is called missing, for its fact may be among them; the dispatcher will ask again.
+    Missing is what is nowhere, see ``results.witnesses``. Without the token of a fence nothing can be. While facts or
+    heartbeats wait in their queues nothing is called missing either: they may tell where it is. The dispatcher will
+    ask again.
     """
-    caught_up = await bus.depth(FACTS) == 0
+    caught_up = message.token is not None and await bus.depth(FACTS) == 0 and await bus.depth(HEARTBEATS) == 0
     now, size, cells = clock.now(), _size(message.batch), message.batch.execution_ids()
     async with writing(engine) as connection:
+        witnesses = await heartbeats.witnesses(connection, message.token or "")
         running = await heartbeats.running(connection, message.batch.ref.job_id, now)
         await batches.lock(connection, size)
         recorded = await _recorded(connection, cells)
@@ -105,13 +108,18 @@ async def inspect(engine: AsyncEngine, bus: Bus, clock: Clock, message: InspectB
     if full:
         await bus.publish(full[0].signal())
         return
+    held = running.union(*(witness.answer for witness in witnesses if witness.answer is not None))
     unrecorded = cells.keys() - recorded
-    missing = tuple(cell for each, cell in cells.items() if each in unrecorded and each not in running)
+    unknown = unrecorded - held
+    decided = decided_regions(witnesses, now) if caught_up else frozenset[str]()
+    missing = tuple(cell for each, cell in cells.items() if each in unknown and cell.region in decided)
     incomplete = BatchIncomplete(
         batch=message.batch.ref,
         recorded=len(recorded),
-        running=len(unrecorded & running),
-        missing=missing if caught_up else (),
+        running=len(unrecorded & held),
+        missing=missing,
+        token=message.token,
+        undecided=len(unknown) - len(missing),
     )
     await bus.publish(incomplete)
 

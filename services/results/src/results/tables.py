@@ -156,6 +156,8 @@ executors: Final = Table(
     Column("started_at", _MOMENT, nullable=False),
     Column("sent_at", _MOMENT, nullable=False),
     Column("received_at", _MOMENT, nullable=False),
+    Column("fences", JSONB, nullable=False),
+    Column("steady_since", _MOMENT),
 )
 """The last heartbeat of each executor. Alive are those whose ``received_at`` (our clock) is younger than
 ``results.heartbeats.ALIVE_S`` and that are not ``stopping``; old rows are deleted."""

@@ -131,6 +131,8 @@ class InspectBatch(Strict):
     kind: Literal["inspect_batch"] = "inspect_batch"
     version: Version = 1
     batch: BatchPlan
+    token: Text | None = None
+    """Of the fence of this round. Without one nothing can be called missing."""
 
 
 # --- facts and events ----------------------------------------------------------------------------------------
@@ -209,14 +211,20 @@ class BatchCompleted(Strict):
 
 
 class BatchIncomplete(Strict):
-    """What a batch still lacks: executions without a fact that no live executor reports as running."""
+    """What a batch still lacks."""
 
     kind: Literal["batch_incomplete"] = "batch_incomplete"
     version: Version = 1
     batch: BatchRef
     recorded: int
     running: int
+    """Executions without a fact that executors say they hold, or held a moment ago."""
     missing: tuple[Cell, ...]
+    """Executions that are nowhere: neither recorded, nor waiting, nor held by an executor."""
+    token: Text | None = None
+    """That of the ``InspectBatch`` that this answers."""
+    undecided: int = 0
+    """Executions that may be somewhere: not every executor of their region has answered the fence."""
 
 
 class JobAccepted(Strict):
@@ -306,6 +314,17 @@ class RunningExecution(Strict):
     since: Timestamp
 
 
+class FenceReading(Strict):
+    """An executor's answer to an ``InspectionFence``.
+
+    ``executions`` are those of the fence's batches that the executor has held at any moment since three minutes before
+    it read the fence, or since its start: those it holds, those it handed back and those whose fact it published.
+    """
+
+    token: Text
+    executions: tuple[UUID, ...]
+
+
 class ExecutorHeartbeat(Strict):
     """A sign of life of one executor, every few seconds."""
 
@@ -322,6 +341,21 @@ class ExecutorHeartbeat(Strict):
     sent_at: Timestamp
     stopping: bool = False
     """True in the last heartbeat of an executor that leaves."""
+    fences: tuple[FenceReading, ...] = ()
+    """Answers to the fences read in the last minute; none while the executor is leaving."""
+
+
+class InspectionFence(Strict):
+    """Written to the cancellation stream after the queues of ``regions`` were seen empty.
+
+    An execution that waited or was delivered before it is held by an executor that reads it, or was, or has a fact.
+    """
+
+    kind: Literal["inspection_fence"] = "inspection_fence"
+    version: Version = 1
+    token: Text
+    regions: tuple[RegionName, ...]
+    batches: tuple[BatchRef, ...]
 
 
 class FenceMarker(Strict):
@@ -348,6 +382,7 @@ ReceivedMessage = (
     | JobCancelled
     | JobFinished
     | ExecutorHeartbeat
+    | InspectionFence
     | FenceMarker
 )
 """Any message, as a consumer reads it."""

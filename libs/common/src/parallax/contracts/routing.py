@@ -21,6 +21,7 @@ from parallax.contracts.messages import (
     ExecutorHeartbeat,
     FenceMarker,
     InspectBatch,
+    InspectionFence,
     JobAccepted,
     JobCancelled,
     JobFinished,
@@ -67,7 +68,7 @@ EVENTS: Final = Queue(
 )
 HEARTBEATS: Final = Queue("results.heartbeats", ("executor.heartbeat",), news=True)
 CANCELLATIONS: Final = Queue(
-    "cancellations", ("job.cancelled", "fence.cancellations"), kind=QueueKind.STREAM, news=True
+    "cancellations", ("job.cancelled", "inspection.fence", "fence.cancellations"), kind=QueueKind.STREAM, news=True
 )
 DEAD_EXECUTIONS: Final = Queue("dead.executions", ("execution.run.*", "execution.wait.#"), dead=True)
 """Tasks that no executor could handle: the dispatcher turns them into failed facts."""
@@ -148,6 +149,7 @@ _KEYS: Final[dict[type[Message], str]] = {
     JobCancelled: "job.cancelled",
     JobFinished: "job.finished",
     ExecutorHeartbeat: "executor.heartbeat",
+    InspectionFence: "inspection.fence",
     FenceMarker: "fence.cancellations",
 }
 

@@ -9,6 +9,7 @@ from dispatcher.progress.state import (
     Closing,
     Cut,
     Ending,
+    Fence,
     Job,
     Lane,
     Outcome,
@@ -28,12 +29,12 @@ def encode(job: Job) -> dict[str, Any]:
         "started_at": job.started_at and job.started_at.isoformat(),
         "tally": _tally(job.tally),
         "batches_completed": job.batches_completed,
-        "ending": job.ending and {"outcome": job.ending.outcome.value, "closing": _closing(job.ending.closing)},
+        "ending": job.ending and _ending(job.ending),
     }
 
 
 def decode(data: Mapping[str, Any]) -> Job:
-    """The job that ``encode`` wrote, in this version or a newer one: keys that it adds are ignored.
+    """The job that ``encode`` wrote, in this version or another: newer keys are ignored, and may be missing.
 
     Raises:
         KeyError, ValueError, TypeError: The data was not written by ``encode``.
@@ -46,7 +47,7 @@ def decode(data: Mapping[str, Any]) -> Job:
         started_at=data["started_at"] and datetime.fromisoformat(data["started_at"]),
         tally=_read_tally(data["tally"]),
         batches_completed=data["batches_completed"],
-        ending=ending and Ending(Outcome(ending["outcome"]), _read_closing(ending["closing"])),
+        ending=ending and _read_ending(ending),
     )
 
 
@@ -86,6 +87,28 @@ def _read_tally(data: Mapping[str, int]) -> Tally:
     return Tally(data["completed"], data["failed"], data["timed_out"], data["cancelled"])
 
 
+def _ending(ending: Ending) -> dict[str, Any]:
+    return {
+        "outcome": ending.outcome.value,
+        "closing": _closing(ending.closing),
+        "at": ending.at and ending.at.isoformat(),
+        "announced": ending.announced,
+    }
+
+
+def _read_ending(data: Mapping[str, Any]) -> Ending:
+    return Ending(
+        Outcome(data["outcome"]),
+        _read_closing(data["closing"]),
+        at=_moment(data.get("at")),
+        announced=data.get("announced", False),
+    )
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
 def _closing(closing: Closing) -> dict[str, str]:
     return {"cut": closing.cut.value, "code": closing.code, "message": closing.message}
 
@@ -102,10 +125,13 @@ def _batch(batch: Batch) -> dict[str, Any]:
         "deadline": batch.deadline.isoformat(),
         "asked_at": batch.asked_at.isoformat(),
         "closing": batch.closing and _closing(batch.closing),
+        "opening_until": batch.opening_until and batch.opening_until.isoformat(),
+        "fence": batch.fence and {"token": batch.fence.token, "at": batch.fence.at.isoformat()},
     }
 
 
 def _read_batch(data: Mapping[str, Any]) -> Batch:
+    fence = data.get("fence")
     return Batch(
         index=data["index"],
         size=data["size"],
@@ -113,4 +139,6 @@ def _read_batch(data: Mapping[str, Any]) -> Batch:
         deadline=datetime.fromisoformat(data["deadline"]),
         asked_at=datetime.fromisoformat(data["asked_at"]),
         closing=data["closing"] and _read_closing(data["closing"]),
+        opening_until=_moment(data.get("opening_until")),
+        fence=fence and Fence(fence["token"], datetime.fromisoformat(fence["at"])),
     )

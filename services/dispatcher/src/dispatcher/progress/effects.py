@@ -1,9 +1,16 @@
-"""What the world has to be told after a step. Carrying an effect out twice does no harm."""
+"""What is to be published after a step was committed.
+
+All but ``OpenBatch`` and ``ReopenBatch`` may be repeated at will. Those two are carried out by the one dispatcher that
+holds the lease, and each of their executions is published at most once.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
 
 from dispatcher.progress.state import Closing, Outcome, Tally
+
+Cells = tuple[tuple[str, str, int], ...]
+"""(model, region, sample) of executions of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +28,29 @@ class OpenBatch:
     index: int
     opened_at: datetime
     deadline: datetime
+    lease: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReopenBatch:
+    """Publish those executions of a batch that are nowhere."""
+
+    lane: str
+    index: int
+    opened_at: datetime
+    deadline: datetime
+    lease: datetime
+    missing: Cells
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmBatch:
+    """Announce the opening of a batch whose executions turned out to be published."""
+
+    lane: str
+    index: int
+    opened_at: datetime
+    deadline: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +63,21 @@ class CloseBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class InspectBatch:
-    """Ask how far a batch is."""
+class FenceBatch:
+    """Publish the token of a round, where the queues of a region are empty."""
 
     lane: str
     index: int
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class InspectBatch:
+    """Ask how far a batch is, in the round of a token."""
+
+    lane: str
+    index: int
+    token: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,5 +110,16 @@ class Finish:
     not_started: int
 
 
-Effect = AnnounceStart | OpenBatch | CloseBatch | InspectBatch | ReportBatch | AnnounceAbort | Finish
-"""Anything the world has to be told."""
+Effect = (
+    AnnounceStart
+    | OpenBatch
+    | ReopenBatch
+    | ConfirmBatch
+    | CloseBatch
+    | FenceBatch
+    | InspectBatch
+    | ReportBatch
+    | AnnounceAbort
+    | Finish
+)
+"""Anything that follows a step."""

@@ -1,8 +1,9 @@
 """What may happen to a job."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from dispatcher.progress.effects import Cells
 from dispatcher.progress.state import Tally
 
 
@@ -51,10 +52,49 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed. Batches last asked about at or before ``asked_before`` are asked about again."""
+    """Time has passed. Batches last asked about at or before ``asked_before`` are inspected: a round begins with a
+    fence (``token``), and results is asked ``ask_after`` later."""
 
     asked_before: datetime
+    token: str = ""
+    ask_after: timedelta = timedelta(seconds=3)
+    abandoned: frozenset[str] = frozenset()
+    """Lanes whose open batch nobody publishes any more, because its lease was not renewed."""
 
 
-Event = Start | BatchCompleted | Cancel | GiveUp | Tick
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """The dispatcher that publishes a batch is still at it, and asks for more time."""
+
+    lane: str
+    index: int
+    lease: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Every execution of these batches was published: (lane, index, lease) of each."""
+
+    batches: tuple[tuple[str, int, datetime], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What results found about a batch in the round of one fence."""
+
+    lane: str
+    index: int
+    token: str
+    missing: Cells
+    """Executions that are neither recorded nor anywhere else."""
+    undecided: int
+    """Executions that may be somewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class AbortAnnounced:
+    """The executors were told that no work of the job may start or go on."""
+
+
+Event = Start | BatchCompleted | Cancel | GiveUp | Tick | Renew | Published | Inspected | AbortAnnounced
 """Anything that may happen to a job."""

@@ -19,16 +19,26 @@
     Start        open every lane    -                       -                  -
     Batch-       -                  open the next batch,    one lane less,     -
     Completed                       end early, or finish    finish at the last
-    Cancel,      finish             end                     -                  -
-    GiveUp
-    Tick         -                  end at the job's        ask again          -
+    Cancel,      finish             end                     abort again until  -
+    GiveUp                                                  it is announced
+    Tick         -                  end at the job's        close again        -
                                     deadline, close at a
-                                    batch's, ask again
+                                    batch's, inspect
+    Inspected    -                  publish what is         -                  -
+                                    missing, or confirm
+    Renew,       -                  note it in the batch    -                  -
+    Published
+    Abort-       -                  -                       note it            -
+    Announced
     ============ ================== ======================= ================== =========
 
-``-`` leaves the job as it is, without effects: the event is a repetition, is late, or *runs ahead*. A completion
-runs ahead when the step that opened its batch was published but not committed; that step will be taken again,
-its batch published again, and its completion told again.
+``-`` leaves the job as it is, without effects: the event is a repetition or is late.
+
+What a step wants published is published after its commit, and never twice. So a new batch is *opening*: the dispatcher
+that committed it holds a lease (``Batch.opening_until``), renews it while it publishes (``Renew``), and says some time
+later that it is done (``Published``); a completion says the same. A batch whose lease was not renewed is inspected, as
+a silent one is: a round begins with a fence, results is asked once the fence has reached the executors, and the answer
+(``Inspected``) counts only while its round lasts. See ``docs/adr/0014``.
 
 Ending before completion is one mechanism, whatever the cause: work is aborted, open batches are closed (their
 unfinished executions are written off), and when the last of them is complete the job is finished.
@@ -45,11 +55,23 @@ from dispatcher.progress.effects import (
     CloseBatch,
     Effect,
     Finish,
-    InspectBatch,
     OpenBatch,
     ReportBatch,
 )
-from dispatcher.progress.events import BatchCompleted, Cancel, Event, GiveUp, Start, Tick, Upcoming
+from dispatcher.progress.events import (
+    AbortAnnounced,
+    BatchCompleted,
+    Cancel,
+    Event,
+    GiveUp,
+    Inspected,
+    Published,
+    Renew,
+    Start,
+    Tick,
+    Upcoming,
+)
+from dispatcher.progress.openings import inspected, lease_from, look_at_batches, published, renew
 from dispatcher.progress.state import Batch, Closing, Cut, Ending, Job, Outcome, Phase
 
 Step = tuple[Job, tuple[Effect, ...]]
@@ -63,23 +85,61 @@ class ImpossibleEventError(Exception):
 
 
 def step(job: Job, event: Event, now: datetime) -> Step:
-    """The job after an event at ``now``, and what the world has to be told.
+    """The job after an event at ``now``, and what is to be published once it is committed.
 
     Raises:
         ImpossibleEventError: The event contradicts what is known about the job.
     """
     _check(job, event)
-    match job.phase, event:
-        case Phase.QUEUED, Start():
+    match job.phase:
+        case Phase.QUEUED:
+            return _while_queued(job, event, now)
+        case Phase.RUNNING:
+            return _while_running(job, event, now)
+        case Phase.ENDING:
+            return _while_ending(job, event, now)
+        case Phase.FINISHED:
+            return job, ()
+
+
+def _while_queued(job: Job, event: Event, now: datetime) -> Step:
+    match event:
+        case Start():
             return _start(job, event, now)
-        case Phase.RUNNING | Phase.ENDING, BatchCompleted():
+        case Cancel() | GiveUp():
+            return _end(job, _asked_for(event, now), now)
+        case _:
+            return job, ()
+
+
+def _while_running(job: Job, event: Event, now: datetime) -> Step:
+    match event:
+        case BatchCompleted():
             return _complete(job, event, now)
-        case Phase.QUEUED | Phase.RUNNING, Cancel() | GiveUp():
-            return _end(job, _asked_for(event), now)
-        case Phase.RUNNING, Tick():
+        case Cancel() | GiveUp():
+            return _end(job, _asked_for(event, now), now)
+        case Tick():
             return _tick(job, event, now)
-        case Phase.ENDING, Tick():
-            return _ask_again(job, event, now)
+        case Inspected():
+            return inspected(job, event, now)
+        case Renew() | Published():
+            return (renew(job, event, now) if isinstance(event, Renew) else published(job, event, now)), ()
+        case _:
+            return job, ()
+
+
+def _while_ending(job: Job, event: Event, now: datetime) -> Step:
+    match event:
+        case BatchCompleted():
+            return _complete(job, event, now)
+        case Cancel() | GiveUp():
+            return job, _abort_again(job)
+        case Tick():
+            closed, closings = look_at_batches(job, event, now)
+            return closed, (*(_abort_again(job) if closings else ()), *closings)
+        case AbortAnnounced():
+            assert job.ending is not None, "an ending job has an ending"
+            return replace(job, ending=replace(job.ending, announced=True)), ()
         case _:
             return job, ()
 
@@ -117,7 +177,7 @@ def _move_on(job: Job, event: BatchCompleted, now: datetime) -> Step:
     if more is None and not job.open_lanes:
         return _finish(job)
     if job.phase is Phase.RUNNING and _is_hopeless(job):
-        return _end(job, _stopped_early(job), now)
+        return _end(job, _stopped_early(job, now), now)
     if more is None:
         return job, ()
     opened_job, opened = _open(job, event.lane, more, now)
@@ -127,30 +187,23 @@ def _move_on(job: Job, event: BatchCompleted, now: datetime) -> Step:
 def _tick(job: Job, event: Tick, now: datetime) -> Step:
     assert job.deadline is not None, "a running job has started"
     if now >= job.deadline:
-        return _end(job, _out_of_time(job), now)
+        return _end(job, _out_of_time(job, now), now)
     overdue, effects = job, []
     for lane, batch in job.open_lanes:
         if batch.closing is None and now >= batch.deadline:
             closing = _batch_out_of_time(job)
             overdue = overdue.with_batch(lane.name, replace(batch, closing=closing, asked_at=now))
             effects.append(CloseBatch(lane.name, batch.index, closing))
-    asked, questions = _ask_again(overdue, event, now)
+    asked, questions = look_at_batches(overdue, event, now)
     return asked, (*effects, *questions)
 
 
-def _ask_again(job: Job, event: Tick, now: datetime) -> Step:
-    """Repeat what results may never have heard: a closing, or else ask how far the batch is."""
-    effects: list[Effect] = []
-    asked = job
-    for lane, batch in job.open_lanes:
-        if batch.asked_at > event.asked_before or batch.asked_at >= now:
-            continue
-        asked = asked.with_batch(lane.name, replace(batch, asked_at=now))
-        if batch.closing is None:
-            effects.append(InspectBatch(lane.name, batch.index))
-        else:
-            effects.append(CloseBatch(lane.name, batch.index, batch.closing))
-    return asked, tuple(effects)
+def _abort_again(job: Job) -> tuple[Effect, ...]:
+    """The abort, until the executors are known to have been told."""
+    assert job.ending is not None, "an ending job has an ending"
+    if job.ending.announced:
+        return ()
+    return (AnnounceAbort(job.ending.closing.code, job.ending.closing.message),)
 
 
 def _end(job: Job, ending: Ending, now: datetime) -> Step:
@@ -175,8 +228,9 @@ def _finish(job: Job) -> Step:
 def _open(job: Job, lane: str, upcoming: Upcoming, now: datetime) -> tuple[Job, OpenBatch]:
     assert job.deadline is not None, "batches open in a started job"
     deadline = min(now + job.rules.batch_deadline, job.deadline)
-    batch = Batch(upcoming.index, upcoming.size, opened_at=now, deadline=deadline, asked_at=now)
-    return job.with_batch(lane, batch), OpenBatch(lane, batch.index, now, deadline)
+    lease = lease_from(now)
+    batch = Batch(upcoming.index, upcoming.size, opened_at=now, deadline=deadline, asked_at=now, opening_until=lease)
+    return job.with_batch(lane, batch), OpenBatch(lane, batch.index, now, deadline, lease)
 
 
 # --- verdicts ------------------------------------------------------------------------------------------------
@@ -200,15 +254,15 @@ def _is_hopeless(job: Job) -> bool:
     return job.tally.total - job.tally.completed >= stop.failure_rate * job.tally.total
 
 
-def _asked_for(event: Cancel | GiveUp) -> Ending:
+def _asked_for(event: Cancel | GiveUp, now: datetime) -> Ending:
     if isinstance(event, Cancel):
-        return Ending(Outcome.CANCELLED, Closing(Cut.CANCELLED, "cancelled", event.message))
-    return Ending(Outcome.FAILED, Closing(Cut.CANCELLED, "undeliverable", event.message))
+        return Ending(Outcome.CANCELLED, Closing(Cut.CANCELLED, "cancelled", event.message), now)
+    return Ending(Outcome.FAILED, Closing(Cut.CANCELLED, "undeliverable", event.message), now)
 
 
-def _out_of_time(job: Job) -> Ending:
+def _out_of_time(job: Job, now: datetime) -> Ending:
     message = f"the job was not finished {job.rules.job_deadline.total_seconds():g} s after its start"
-    return Ending(Outcome.FAILED, Closing(Cut.TIMED_OUT, "job_deadline", message))
+    return Ending(Outcome.FAILED, Closing(Cut.TIMED_OUT, "job_deadline", message), now)
 
 
 def _batch_out_of_time(job: Job) -> Closing:
@@ -216,10 +270,10 @@ def _batch_out_of_time(job: Job) -> Closing:
     return Closing(Cut.TIMED_OUT, "batch_deadline", message)
 
 
-def _stopped_early(job: Job) -> Ending:
+def _stopped_early(job: Job, now: datetime) -> Ending:
     missed, total = job.tally.total - job.tally.completed, job.tally.total
     message = f"{missed} of {total} executions did not complete in the first {job.batches_completed} batches"
-    return Ending(Outcome.FAILED, Closing(Cut.CANCELLED, "stopped_early", message))
+    return Ending(Outcome.FAILED, Closing(Cut.CANCELLED, "stopped_early", message), now)
 
 
 # --- what cannot be ------------------------------------------------------------------------------------------
@@ -231,7 +285,7 @@ def _check(job: Job, event: Event) -> None:
             _check_start(job, event)
         case BatchCompleted():
             _check_completion(job, event)
-        case Cancel() | GiveUp() | Tick():
+        case Cancel() | GiveUp() | Tick() | Renew() | Published() | Inspected() | AbortAnnounced():
             pass
 
 

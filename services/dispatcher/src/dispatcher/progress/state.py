@@ -3,6 +3,11 @@
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Final
+
+LEASE: Final = timedelta(seconds=30)
+"""How long the dispatcher that opens a batch may go on publishing it without renewing its lease: three times what
+passes between two renewals, so that two may fail."""
 
 
 class Phase(StrEnum):
@@ -88,8 +93,21 @@ class Closing:
 
 
 @dataclass(frozen=True, slots=True)
+class Fence:
+    """One round of inspecting a batch: who lists ``token`` has read it after the queues were seen empty."""
+
+    token: str
+    at: datetime
+    """When the round began."""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """An open batch."""
+    """An open batch.
+
+    Its executions are published after it is committed. ``opening_until`` is the lease of the dispatcher that publishes
+    them, and tells one opening from another; ``None`` says that they are published.
+    """
 
     index: int
     """Of its question."""
@@ -100,6 +118,21 @@ class Batch:
     asked_at: datetime
     """When results was last asked about it, or told to close it; its opening at first."""
     closing: Closing | None = None
+    opening_until: datetime | None = None
+    fence: Fence | None = None
+
+    def due_at(self, inspect_after: timedelta, ask_after: timedelta) -> datetime:
+        """The next moment at which a ``Tick`` asks about this batch, or closes it once more."""
+        if self.closing is not None:
+            return self.asked_at + inspect_after
+        if self.fence is not None:
+            return min(self.ask_at(ask_after), self.fence.at + inspect_after)
+        return self.opening_until or self.asked_at + inspect_after
+
+    def ask_at(self, ask_after: timedelta) -> datetime:
+        """When results is asked within a round: soon after the fence, and again whenever twice the time has passed."""
+        assert self.fence is not None, "a round has begun"
+        return self.fence.at + max(ask_after, 2 * (self.asked_at - self.fence.at))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +149,10 @@ class Ending:
 
     outcome: Outcome
     closing: Closing
+    at: datetime | None = None
+    """``None`` when an earlier version wrote it."""
+    announced: bool = False
+    """Whether the executors are known to have been told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +192,13 @@ class Job:
             self, lanes=tuple(replace(each, batch=batch) if each.name == lane else each for each in self.lanes)
         )
 
-    def due_at(self, inspect_after: timedelta) -> datetime | None:
+    def due_at(self, inspect_after: timedelta, ask_after: timedelta) -> datetime | None:
         """The next moment at which a ``Tick`` would do anything; ``None`` when none ever would.
 
-        ``inspect_after`` is how long a batch may be silent before results is asked about it.
+        ``inspect_after`` is how long a batch may be silent before results is asked about it, ``ask_after`` how long a
+        fence is given to reach the executors.
         """
-        moments = [batch.asked_at + inspect_after for _, batch in self.open_lanes]
+        moments = [batch.due_at(inspect_after, ask_after) for _, batch in self.open_lanes]
         moments += [batch.deadline for _, batch in self.open_lanes if batch.closing is None]
         if self.phase is Phase.RUNNING and self.deadline is not None:
             moments.append(self.deadline)
