@@ -149,7 +149,8 @@ async def test_a_task_that_may_not_wait_is_dismissed_as_soon_as_the_model_is_not
     await settle()
     assert not impatient.done(), "for a slot it waits"
     queue.refused(first, state="throttled", retry_after_s=None, reason="slow down")
-    assert await impatient is None
+    async with asyncio.timeout(10):
+        assert await impatient is None
     assert await queue.enter(may_wait=False) is None
     assert not patient.done()
     clock.jump(1.0)

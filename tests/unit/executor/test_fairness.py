@@ -61,7 +61,7 @@ async def completed(stage: ExecutorStage, tasks: Sequence[ExecutionTask]) -> flo
         (Step(status=503, retry_after="600"), False),
         (Step(), True),
         (Step(status=500), False),
-        (Step(status=500, retry_after="600"), False),
+        (Step(status=500, retry_after="100"), False),
     ],
     ids=["429 for ever", "503 with Retry-After", "connection refused", "500 for ever", "500 with Retry-After"],
 )
@@ -91,7 +91,7 @@ async def test_a_model_whose_calls_hang_leaves_most_slots_to_the_others(stage: E
 
 async def test_a_long_wait_for_the_next_attempt_is_spent_in_the_waiting_queue(stage: ExecutorStage) -> None:
     """And whoever takes it from there keeps the moment that the endpoint asked for."""
-    endpoint = FakeEndpoint(by_model={THROTTLED: Step(status=500, retry_after="600")})
+    endpoint = FakeEndpoint(by_model={THROTTLED: Step(status=500, retry_after="100")})
     async with stage.executor(endpoint, also=[THROTTLED]):
         await stage.submit(*throttled(QUICK.budget))
         await endpoint.until_calls(QUICK.budget)
