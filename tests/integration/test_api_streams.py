@@ -286,9 +286,12 @@ async def test_regions_tell_who_is_alive_and_what_waits(stage: Stage) -> None:
     held = RunningExecution(
         execution_id=fact.execution_id, job_id="job-1", question_id="question-0", model_id="model-0", since=now
     )
+    waits = held.model_copy(
+        update={"execution_id": facts.observed(batch, batch.cells[1]).execution_id, "calling": False}
+    )
     beat = ExecutorHeartbeat(
-        executor_id="us-1", region="us", budget=10, running=(held,), models=("smollm2-135m",), endpoint_state="ready",
-        last_error="HTTP 503", started_at=now, sent_at=now,
+        executor_id="us-1", region="us", budget=10, running=(held, waits), models=("smollm2-135m",),
+        endpoint_state="ready", last_error="HTTP 503", started_at=now, sent_at=now,
     )  # fmt: skip
     await heartbeats.beat(stage.engine, beat, now)
     gone = beat.model_copy(update={"executor_id": "us-2", "stopping": True})
@@ -299,7 +302,9 @@ async def test_regions_tell_who_is_alive_and_what_waits(stage: Stage) -> None:
     assert (us["budget"], us["in_flight"], us["queue_depth"], us["last_error"]) == (10, 1, 0, "HTTP 503")
     assert (regions["apac"]["simulated"], regions["apac"]["executors"]) == (True, [])
     running = (await stage.http.get("/v1/jobs/job-1")).json()["running"]
-    assert [(r["executor_id"], r["execution_id"]) for r in running] == [("us-1", str(fact.execution_id))]
+    assert {(r["executor_id"], r["execution_id"]) for r in running} == {
+        ("us-1", str(each.execution_id)) for each in (held, waits)
+    }
     await stage.bus.close()
     assert (await stage.http.get("/v1/regions")).json()["regions"][0]["queue_depth"] is None
 

@@ -11,6 +11,8 @@ from parallax.clock import SystemClock
 
 POLICY = RetryPolicy(base_s=1.0, cap_s=8.0)
 BUDGET = 4
+WAIT_S = 10.0
+"""A permit that should come at once and does not."""
 
 
 class ManualClock(SystemClock):
@@ -46,7 +48,8 @@ def queue_of(slots: Slots, clock: ManualClock, changes: list[EndpointState] | No
 
 
 async def enter(queue: BreakerQueue, *, may_wait: bool = True) -> Permit:
-    permit = await queue.enter(may_wait=may_wait)
+    async with asyncio.timeout(WAIT_S):
+        permit = await queue.enter(may_wait=may_wait)
     assert permit is not None
     return permit
 
@@ -149,7 +152,7 @@ async def test_a_task_that_may_not_wait_is_dismissed_as_soon_as_the_model_is_not
     await settle()
     assert not impatient.done(), "for a slot it waits"
     queue.refused(first, state="throttled", retry_after_s=None, reason="slow down")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         assert await impatient is None
     assert await queue.enter(may_wait=False) is None
     assert not patient.done()

@@ -187,6 +187,7 @@ async def test_the_region_s_only_model_waits_in_place(stage: ExecutorStage) -> N
         await stage.submit(*(task(f"q{n}") for n in range(20)))
         await endpoint.until_calls(1)
         assert len(await stage.held()) == QUICK.budget
+        assert not any(held.calling for held in stage.heartbeats[-1].running), "what waits is not in flight"
         assert await stage.bus.depth(executions("us")) == 20 - QUICK.budget
         await stage.cancel("job-1")
 

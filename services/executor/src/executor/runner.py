@@ -350,6 +350,7 @@ def _listed(held: Execution) -> RunningExecution:
         question_id=held.task.question_id,
         model_id=held.task.model_id,
         since=held.since,
+        calling=held.phase is Phase.CALLING,
     )
 
 

@@ -312,6 +312,8 @@ class RunningExecution(Strict):
     question_id: Name
     model_id: Name
     since: Timestamp
+    calling: bool = True
+    """Whether its call is under way; others wait for their model or for a slot, or were handed back a moment ago."""
 
 
 class FenceReading(Strict):

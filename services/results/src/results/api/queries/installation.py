@@ -13,8 +13,10 @@ async def live_executors(connection: AsyncConnection, alive_since: datetime) -> 
     found = await rows(
         connection,
         """
-        SELECT executor_id AS id, region, budget, jsonb_array_length(running) AS in_flight, models, endpoint_state,
-               last_error, started_at, received_at AS heard_at
+        SELECT executor_id AS id, region, budget, models, endpoint_state, last_error, started_at,
+               received_at AS heard_at,
+               (SELECT count(*) FROM jsonb_array_elements(running) AS held
+                 WHERE coalesce((held ->> 'calling')::boolean, true)) AS in_flight
           FROM results.executors WHERE received_at >= :alive_since AND NOT stopping ORDER BY region, executor_id
         """,
         {"alive_since": alive_since},
