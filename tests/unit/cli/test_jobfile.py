@@ -7,8 +7,7 @@ import pytest
 
 from parallax.catalog import load_catalog, offer_of
 from parallax.contracts.intake import Offer
-from parallax.contracts.job import MAX_JOB_BYTES
-from parallax.contracts.job import Barrier
+from parallax.contracts.job import MAX_JOB_BYTES, Barrier
 from parallax.contracts.plan import batch_count, execution_count
 from parallax_cli import examples
 from parallax_cli.jobfile import InvalidJobFileError, load_job
