@@ -28,9 +28,9 @@ def die(argument: bytes, document: bytes) -> Iterator[bytes]:
 
 
 def devour(argument: bytes, document: bytes) -> Iterator[bytes]:
-    """Ask for more and more memory."""
+    """Ask for a GiB of memory, bit by bit."""
     kept = []
-    while True:
+    for _ in range(1_024):
         kept.append(bytearray(2**20))
         yield b"x"
 

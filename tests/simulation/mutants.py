@@ -41,6 +41,101 @@ class Mutant:
 
 MUTANTS: Final = (
     Mutant(
+        "submission: read before it is counted",
+        f"{COMMON}/contracts/bounds.py",
+        (("    size = measure(body)\n", "    size = Size(0, 0, 0)\n"),),
+        ("tests/unit/contracts/test_bounds.py", "tests/unit/dispatcher/test_submission.py"),
+    ),
+    Mutant(
+        "submission: a large one checked on the dispatcher's event loop",
+        f"{DISPATCHER}/intake.py",
+        (("        if not LARGE_BYTES < len(body) <= MAX_JOB_BYTES:\n", "        if body:\n"),),
+        ("tests/integration/test_large_submissions.py::test_a_large_submission_stalls_no_other_job",),
+    ),
+    Mutant(
+        "submission: a large one checked on the API's event loop",
+        f"{RESULTS}/api/submitting.py",
+        (("    if len(document) <= LARGE_BYTES:\n", "    if document:\n"),),
+        ("tests/integration/test_large_submissions.py::test_a_large_request_stalls_no_other_request",),
+    ),
+    Mutant(
+        "submission: what killed its worker is tried again",
+        f"{DISPATCHER}/intake.py",
+        (
+            (
+                '            return refused(job_id_in(body), [Problem(pointer="", message=str(error))])\n',
+                "            raise RuntimeError from error\n",
+            ),
+        ),
+        ("tests/integration/test_large_submissions.py::test_what_ends_a_worker_is_refused_and_never_given_to_another",),
+    ),
+    Mutant(
+        "submission: all its questions in one statement",
+        f"{DISPATCHER}/rows.py",
+        (("PIECE_CHARS: Final = 256 * 1024\n", "PIECE_CHARS: Final = 256 * 1024 * 1024\n"),),
+        ("tests/unit/dispatcher/test_submission.py",),
+    ),
+    Mutant(
+        "submission: metadata of any size",
+        f"{COMMON}/contracts/intake.py",
+        (("    if size > MAX_METADATA_BYTES:\n", "    if size > MAX_METADATA_BYTES * 1_000:\n"),),
+        ("tests/unit/contracts/test_checked_job.py",),
+    ),
+    Mutant(
+        "submission: a problem for each of a million keys",
+        f"{COMMON}/contracts/intake.py",
+        (("    if len(item) > MAX_FIELDS or (", "    if ("),),
+        ("tests/unit/contracts/test_checked_job.py",),
+    ),
+    Mutant(
+        "submission: the last of two equal keys wins",
+        f"{COMMON}/contracts/intake.py",
+        (("        if len(members) != len(pairs) and ", "        if len(members) > len(pairs) and "),),
+        ("tests/unit/contracts/test_checked_job.py",),
+    ),
+    Mutant(
+        "submission: lists of jobs with all their metadata",
+        f"{RESULTS}/api/queries/jobs.py",
+        (("CASE WHEN {_LISTED} THEN metadata ELSE", "CASE WHEN true THEN metadata ELSE"),),
+        ("tests/integration/test_large_submissions.py::test_lists_leave_out_large_metadata",),
+    ),
+    Mutant(
+        "worker: as much memory as there is",
+        f"{COMMON}/worker/__main__.py",
+        (("    _limit_memory(memory_bytes)\n", ""),),
+        ("tests/integration/test_worker.py",),
+    ),
+    Mutant(
+        "worker: left alone when its document is given up",
+        f"{COMMON}/worker/process.py",
+        (("                process.kill()  # nothing", "                pass  # nothing"),),
+        ("tests/integration/test_worker.py",),
+    ),
+    Mutant(
+        "worker: outlives a killed parent",
+        f"{COMMON}/worker/__main__.py",
+        (("    faulthandler.dump_traceback_later(seconds + PATIENCE_S, exit=True)\n", ""),),
+        ("tests/integration/test_worker.py",),
+    ),
+    Mutant(
+        "worker: ended by the signal that stops the service",
+        f"{COMMON}/worker/__main__.py",
+        (("        signal.signal(number, signal.SIG_IGN)\n", "        pass\n"),),
+        ("tests/integration/test_worker.py",),
+    ),
+    Mutant(
+        "worker: any number of large documents at once",
+        f"{COMMON}/worker/process.py",
+        (("asyncio.Semaphore(1)", "asyncio.Semaphore(100)"),),
+        ("tests/integration/test_worker.py",),
+    ),
+    Mutant(
+        "worker: prints among its frames",
+        f"{COMMON}/worker/__main__.py",
+        (("    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())\n", ""),),
+        ("tests/integration/test_worker.py",),
+    ),
+    Mutant(
         "facts acked before they are recorded",
         f"{RESULTS}/recorder.py",
         (

@@ -12,7 +12,7 @@ ROWS = [
     if line.startswith("| ") and not line.startswith(("| seen", "| ---"))
 ]
 FAILURES_SEEN = 12
-"""Rows of the design's table."""
+"""Rows of the design's table; those of failures found since come after them."""
 
 
 def test_every_failure_has_a_row() -> None:

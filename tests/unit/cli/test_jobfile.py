@@ -7,7 +7,7 @@ import pytest
 
 from parallax.catalog import load_catalog, offer_of
 from parallax.contracts.intake import Offer
-from parallax.contracts.job import Barrier
+from parallax.contracts.job import MAX_JOB_BYTES, Barrier
 from parallax.contracts.plan import batch_count, execution_count
 from parallax_cli import examples
 from parallax_cli.jobfile import InvalidJobFileError, load_job
@@ -112,7 +112,7 @@ def test_one_bad_row_does_not_hide_the_next(tmp_path: Path) -> None:
         ("[", "job.json:1:2: is not JSON: Expecting value"),
         ("[]", "job.json:1: is not a job\n    allowed: a mapping with name, questions, models and regions"),
         ('{"name": "a", "name": "b"}', "job.json: is not JSON: key 'name' is given twice"),
-        ("[" * 100_000, "job.json: is not JSON: maximum recursion depth exceeded"),
+        ("[" * 100_000, "job.json: is nested too deeply\n    allowed: at most 64 levels"),
         ({**SMALL, "questions": {"path": "x"}}, "job.json: /questions/path: unknown key\n    allowed: file"),
         ({**SMALL, "questions": {"file": "absent.csv"}}, "absent.csv: cannot be read: No such file or directory"),
         ({**SMALL, "questions": []}, "job.json: /questions: should hold at least 1 item"),
@@ -141,3 +141,12 @@ def test_the_packaged_examples_are_valid() -> None:
     assert (len(demo.questions), batch_count(demo), execution_count(demo)) == (8, 8, 48)
     assert demo.barrier is Barrier.QUESTION
     assert execution_count(load_job(examples.path("starter.yaml"), offer)) == 12
+
+
+def test_a_job_that_only_as_a_message_is_too_large_is_refused_here_already(tmp_path: Path) -> None:
+    rows = [json.dumps({"id": f"q{index:05}", "text": "?" * 755}, separators=(",", ":")) for index in range(20_000)]
+    questions = "\n".join(rows)
+    assert len(questions) < MAX_JOB_BYTES, "as a file"
+    (tmp_path / "questions.jsonl").write_text(questions)
+    (problem,) = problems_of(written(tmp_path, {**SMALL, "questions": {"file": "questions.jsonl"}}))
+    assert problem.startswith("job.json: the job as a message is ")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from parallax.contracts.bounds import excess
 from parallax.contracts.intake import MAX_PROBLEMS, Offer, check_job
 from parallax.contracts.job import MAX_JOB_BYTES, JobSpec
 from parallax.contracts.messages import Problem
@@ -113,6 +114,9 @@ def _parse_yaml(text: str, name: str) -> tuple[_Source | None, list[FileProblem]
 
 
 def _parse_json(text: str, name: str) -> tuple[_Source | None, list[FileProblem]]:
+    problem = excess(text.encode())
+    if problem is not None:
+        return None, [FileProblem(name, 0, 0, "", problem.message, problem.allowed)]
     try:
         document = json.loads(text, object_pairs_hook=unique_keys, parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
@@ -169,6 +173,6 @@ def _earlier_row(message: str, rows: QuestionRows) -> str:
 
 
 def _too_large(spec: JobSpec, name: str) -> Iterable[FileProblem]:
-    size = len(spec.model_dump_json().encode())
-    if size > MAX_JOB_BYTES:
-        yield FileProblem(name, 0, 0, "", f"the job is {size} bytes as a message", f"at most {MAX_JOB_BYTES} bytes")
+    problem = excess(spec.model_dump_json().encode())
+    if problem is not None:
+        yield FileProblem(name, 0, 0, "", f"the job as a message {problem.message}", problem.allowed)
