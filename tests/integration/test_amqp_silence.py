@@ -8,10 +8,11 @@ import pytest
 
 from parallax.bus.amqp import AmqpBus
 from parallax.bus.amqp.connection import CLOSE_TIMEOUT_S
+from parallax.bus.amqp.publisher import MAX_BODY_BYTES
 from parallax.bus.port import Delivery
 from parallax.contracts import routing
 from parallax.contracts.messages import CancelJob
-from parallax.errors import UnavailableError
+from parallax.errors import UnavailableError, UnconfirmedError
 from tests.integration.amqp_stage import QUEUE, WAIT_S, connected, connected_through, eventually
 
 pytestmark = pytest.mark.rabbitmq
@@ -102,3 +103,19 @@ async def test_a_client_closes_in_spite_of_a_silent_broker(amqp_url: str, namesp
             await is_lost(bus)
         async with asyncio.timeout(WAIT_S):
             assert await seconds(bus.close()) < 3 * CLOSE_TIMEOUT_S + SLACK_S
+
+
+async def test_closing_drops_what_a_silent_broker_does_not_take(amqp_url: str, namespace: str) -> None:
+    """More than the sockets on the way hold, so that an orderly end of the connection would wait for ever."""
+    async with connected_through(amqp_url, namespace) as (bus, between):
+        await bus.publish(CancelJob(job_id="job-1"))
+        assert bus._publishing._current is not None
+        writer = bus._publishing._current._transport.writer
+        assert writer is not None
+        between.silence()
+        publishing = asyncio.create_task(bus.publish_raw(QUEUE, b"x" * MAX_BODY_BYTES))
+        await eventually(lambda: writer.transport.get_write_buffer_size() > 0)
+        assert await seconds(bus.close()) < CLOSE_TIMEOUT_S + SLACK_S
+        assert writer.transport.get_write_buffer_size() == 0
+        with pytest.raises(UnconfirmedError):
+            await publishing

@@ -156,7 +156,7 @@ class ReconnectingConnection:
 
     def give_up(self, connection: AbstractConnection) -> None:
         """Reset the socket of a connection on which something was written that was not confirmed in time."""
-        if connection is self._current:
+        if connection is self._current and self.live:
             log.error("resetting the connection %r: a publish was not confirmed in time", self._name)
             self._handle(states.GaveUp(self._state.attempt))
 
@@ -291,18 +291,26 @@ async def _forget(probing: "asyncio.Future[None]") -> None:
 async def abandon(connection: BrokerConnection) -> None:
     """Reset a connection and let the library end its tasks."""
     connection.abort()
-    with suppress(UnavailableError), loss_is_unavailable("closing"):
-        async with asyncio.timeout(CLOSE_TIMEOUT_S):
-            await connection.close(AMQPConnectionError("the connection was reset"))
+    await _end(connection.close(AMQPConnectionError("the connection was reset")))
 
 
 async def _disconnect(connection: BrokerConnection) -> None:
-    try:
-        async with asyncio.timeout(CLOSE_TIMEOUT_S):
-            with loss_is_unavailable("closing"):
-                await connection.close()
-    except (UnavailableError, TimeoutError):
+    """Close a connection in good order, or reset it when the broker does not take that."""
+    closing = asyncio.ensure_future(connection.close())
+    if not await _end(closing):
         connection.abort()
+        await _end(closing)
+
+
+async def _end(closing: Awaitable[None]) -> bool:
+    """Wait for the library to close something; returns whether it did so in time.
+
+    It is not cancelled: the library answers a cancellation by waiting for the socket to take what is unsent.
+    """
+    task = asyncio.ensure_future(closing)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    done, _ = await asyncio.wait({task}, timeout=CLOSE_TIMEOUT_S)
+    return bool(done)
 
 
 async def open_channel(connection: AbstractConnection, *, confirms: bool) -> Channel:
