@@ -136,6 +136,48 @@ MUTANTS: Final = (
         ("tests/integration/test_worker.py",),
     ),
     Mutant(
+        "a statement timeout counted as the message's fault",
+        f"{COMMON}/db/engine.py",
+        (('_REFUSES_DATA: Final = ("22", "23")', '_REFUSES_DATA: Final = ("22", "23", "57014")'),),
+        ("tests/unit/runtime/test_db_errors.py",),
+    ),
+    Mutant(
+        "a connection that got no answer given back to the pool",
+        f"{COMMON}/db/engine.py",
+        (("        context.is_disconnect = True\n", "        context.is_disconnect = context.is_disconnect\n"),),
+        ("tests/integration/test_db_silence.py",),
+    ),
+    Mutant(
+        "a silent probe waited for",
+        f"{COMMON}/health.py",
+        (("asyncio.wait(tasks.values(), timeout=self.limit_s)", "asyncio.wait(tasks.values())"),),
+        ("tests/unit/runtime/test_health.py",),
+    ),
+    Mutant(
+        "a process judged by the time that it was stopped",
+        f"{COMMON}/watchdog.py",
+        (("min(round_s, self._longest_round_s)", "round_s"),),
+        ("tests/unit/runtime/test_watchdog.py",),
+    ),
+    Mutant(
+        "facts taken again before they can be written",
+        f"{RESULTS}/recorder.py",
+        (("                await self._try(news)\n", ""),),
+        ("tests/integration/test_results_refusals.py",),
+    ),
+    Mutant(
+        "a submission published with its transaction open",
+        f"{RESULTS}/api/submitting.py",
+        (
+            (
+                "        known = None if fresh else await submissions.known(connection, job_id)\n",
+                "        known = None if fresh else await submissions.known(connection, job_id)\n"
+                "        await _publish(api, message)\n",
+            ),
+        ),
+        ("tests/integration/test_api_actions.py",),
+    ),
+    Mutant(
         "facts acked before they are recorded",
         f"{RESULTS}/recorder.py",
         (
