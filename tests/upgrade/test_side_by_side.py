@@ -8,8 +8,10 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
@@ -36,6 +38,13 @@ for line in sys.stdin:
 for sample in SAMPLES:
     print(encode(sample).decode())
 """
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that the database server can enter, which runs as somebody else: pytest closes its own to others."""
+    with TemporaryDirectory(prefix="parallax-upgrade-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def exchange_messages(sources: Path) -> None:
@@ -132,19 +141,19 @@ async def assert_nothing_went_wrong(rolling: RollOut) -> None:
 @with_history
 @pytest.mark.rabbitmq
 @pytest.mark.slow
-async def test_from_the_base_version_to_this_one_and_back(tmp_path: Path, rabbitmq_node: Node) -> None:
-    base = earlier(BASE, tmp_path / "base")
+async def test_from_the_base_version_to_this_one_and_back(place: Path, rabbitmq_node: Node) -> None:
+    base = earlier(BASE, place / "base")
     namespace = f"upgrade-{uuid4().hex[:8]}"
-    async with installation(tmp_path, rabbitmq_node, namespace=namespace, sources=base) as made:
+    async with installation(place, rabbitmq_node, namespace=namespace, sources=base) as made:
         await assert_nothing_went_wrong(await roll(made, None))
 
 
 @pytest.mark.rabbitmq
 @pytest.mark.slow
-async def test_from_this_version_to_a_later_one_and_back(tmp_path: Path, rabbitmq_node: Node) -> None:
-    tomorrow = later(tmp_path / "later")
+async def test_from_this_version_to_a_later_one_and_back(place: Path, rabbitmq_node: Node) -> None:
+    tomorrow = later(place / "later")
     namespace = f"upgrade-{uuid4().hex[:8]}"
-    async with installation(tmp_path, rabbitmq_node, namespace=namespace) as made:
+    async with installation(place, rabbitmq_node, namespace=namespace) as made:
         await assert_nothing_went_wrong(await roll(made, tomorrow))
         extended = "SELECT count(*) AS n FROM information_schema.columns WHERE column_name = 'tomorrow'"
         assert (await made.rows(extended))[0]["n"] >= 8
