@@ -232,7 +232,6 @@ STRICT = {
     "libs/common/src/parallax/contracts/intake.py",
     "services/dispatcher/src/dispatcher/submission.py",
     "services/results/src/results/api/bodies.py",
-    "services/results/src/results/api/submitting.py",
 }
 """Where documents are read that users sent, or that a process of this very version wrote."""
 
