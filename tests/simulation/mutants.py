@@ -571,6 +571,82 @@ MUTANTS: Final = (
         (("        tally=job.tally + event.tally,\n", "        tally=event.tally,\n"),),
     ),
     Mutant(
+        "what a newer service adds to a message is refused",
+        f"{COMMON}/contracts/messages.py",
+        (('_ANY.validate_json(body, extra="ignore", context=READING)', "_ANY.validate_json(body, context=READING)"),),
+        ("tests/unit/contracts/test_messages.py",),
+    ),
+    Mutant(
+        "commands and facts of a newer version dropped like news",
+        f"{COMMON}/bus/ignored.py",
+        (("if queue.news and isinstance", "if isinstance"),),
+        ("tests/contract/test_bus_serve.py",),
+    ),
+    Mutant(
+        "a service starts on a schema that is behind",
+        f"{COMMON}/db/migrations.py",
+        (("    if current is None or current < needed:\n", "    if current is None:\n"),),
+        ("tests/integration/test_db_migrations.py",),
+    ),
+    Mutant(
+        "what an older version still uses is removed before the roll-out",
+        f"{COMMON}/db/migrations.py",
+        (
+            (
+                "    if phase is None or (fresh and phase is Phase.EXPAND):\n",
+                "    if phase is None or phase is Phase.EXPAND:\n",
+            ),
+        ),
+        ("tests/integration/test_db_migrations.py",),
+    ),
+    Mutant(
+        "a revision waits for its lock with everybody else behind it",
+        f"{COMMON}/db/migrations.py",
+        (('f"SET lock_timeout = {LOCK_TIMEOUT_MS}"', '"SET lock_timeout = 0"'),),
+        ("tests/integration/test_db_migrations.py",),
+    ),
+    Mutant(
+        "two migrations at once",
+        f"{COMMON}/db/migrations.py",
+        (
+            (
+                '    while not (await connection.execute(_TRY_LOCK, {"schema": schema})).scalar_one():\n',
+                "    while False:\n",
+            ),
+        ),
+        ("tests/integration/test_db_migrations.py",),
+    ),
+    Mutant(
+        "an index is built while nobody may write",
+        f"{COMMON}/db/operations.py",
+        (("CREATE INDEX CONCURRENTLY {name}", "CREATE INDEX {name}"),),
+        ("tests/integration/test_db_migrations.py",),
+    ),
+    Mutant(
+        "an index that was left unfinished is taken for built",
+        f"{COMMON}/db/operations.py",
+        (
+            ("        if not valid:\n", "        if valid is None:\n"),
+            ("        if valid is False:\n", "        if False:\n"),
+        ),
+        ("tests/integration/test_db_migrations.py",),
+    ),
+    Mutant(
+        "a function returns the rows of a table as they are",
+        FILL,
+        (
+            (
+                "    job_id text, lane text, question_index integer, question_id text, expected integer, completed integer,\n    failed integer, timed_out integer, cancelled integer, opened_at timestamptz, completed_at timestamptz)\nLANGUAGE",
+                "    b results.batches)\nLANGUAGE",
+            ),
+            (
+                "        SELECT b.job_id, b.lane, b.question_index, b.question_id, b.expected, b.completed,\n               b.failed, b.timed_out, b.cancelled, b.opened_at, b.completed_at\n",
+                "        SELECT b\n",
+            ),
+        ),
+        ("tests/integration/test_newer_schema.py",),
+    ),
+    Mutant(
         "execution ids drawn at random",
         f"{COMMON}/contracts/ids.py",
         (

@@ -262,7 +262,7 @@ class Work:
     async def last_words(self, job_id: str) -> tuple[JobAccepted, JobFinished]:
         """How a job that has ended was accepted, and how it ended."""
         row = await self._one(_LAST_WORDS, id=job_id)
-        return JobAccepted.model_validate_json(row.accepted), JobFinished.model_validate_json(row.finished)
+        return read(JobAccepted, row.accepted), read(JobFinished, row.finished)
 
     async def rest(self, job_id: str) -> None:
         """The last words about a job were published: the reaper need not look at it again."""

@@ -15,8 +15,3 @@ def upgrade() -> None:
             ADD COLUMN fences jsonb NOT NULL DEFAULT '[]',
             ADD COLUMN steady_since timestamptz
     """)
-
-
-def downgrade() -> None:
-    """Drop them."""
-    op.execute("ALTER TABLE results.executors DROP COLUMN fences, DROP COLUMN steady_since")
