@@ -7,7 +7,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -46,6 +45,7 @@ from parallax.contracts.routing import BATCHES, EVENTS, FACTS, SUBMISSIONS, Queu
 from parallax.db.migrations import migrate
 from parallax.errors import UnconfirmedError
 from parallax.worker.process import Worker
+from tests.fakes.clock import ManualClock
 
 PATIENCE_S = 30.0
 """How long a test waits for what must happen: far longer than it takes, for loaded machines."""
@@ -76,38 +76,6 @@ def job_document(questions: int = 3, **changes: Any) -> dict[str, Any]:
         "regions": ["us", "eu"],
         **changes,
     }
-
-
-class ManualClock:
-    """A clock that stands still until it is turned."""
-
-    def __init__(self) -> None:
-        self._now = datetime(2026, 1, 1, tzinfo=UTC)
-        self._elapsed_s = 0.0
-        self._sleepers: list[tuple[float, asyncio.Event]] = []
-
-    def now(self) -> datetime:
-        """The moment."""
-        return self._now
-
-    def monotonic(self) -> float:
-        """Seconds since the start."""
-        return self._elapsed_s
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait until the clock was turned far enough."""
-        woken = asyncio.Event()
-        self._sleepers.append((self._elapsed_s + seconds, woken))
-        await woken.wait()
-
-    def advance(self, seconds: float) -> None:
-        """Turn the clock."""
-        self._now += timedelta(seconds=seconds)
-        self._elapsed_s += seconds
-        for until, woken in self._sleepers:
-            if until <= self._elapsed_s:
-                woken.set()
-        self._sleepers = [(until, woken) for until, woken in self._sleepers if not woken.is_set()]
 
 
 class BusInBetween:
@@ -379,10 +347,12 @@ async def dispatching(
         yield
 
 
-def bare_handlers(bus: Bus, engine: AsyncEngine, clock: Clock, *, worker: Worker | None = None) -> Handlers:
+def bare_handlers(
+    bus: Bus, engine: AsyncEngine, clock: Clock, *, worker: Worker | None = None, pace: Pace | None = None
+) -> Handlers:
     """Handlers without consumers and without the timer, to be called by hand."""
     store, steps = Store(engine), Steps(clock, inspect_after_s=60)
-    batches = BatchPublisher(bus=bus, store=store, steps=steps, catalog=CATALOG, clock=clock, pace=Pace())
+    batches = BatchPublisher(bus=bus, store=store, steps=steps, catalog=CATALOG, clock=clock, pace=pace or Pace())
     publisher = Publisher(bus=bus, store=store, steps=steps, batches=batches, clock=clock)
     admission = Admission(store, steps, publisher, max_active_jobs=64)
     return Handlers(

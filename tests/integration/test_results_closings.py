@@ -16,6 +16,7 @@ from parallax.contracts.messages import (
     CloseBatch,
     ExecutionFinished,
     ExecutorHeartbeat,
+    FenceReading,
     InspectBatch,
     JobAccepted,
     RunningExecution,
@@ -23,7 +24,7 @@ from parallax.contracts.messages import (
 )
 from parallax.contracts.outcomes import Counts, ErrorInfo, ExecutionStatus
 from parallax.contracts.plan import BatchPlan, Cell, JobPlan, PlannedModel
-from parallax.contracts.routing import FACTS, PROGRESS
+from parallax.contracts.routing import PROGRESS
 from parallax.errors import PoisonError
 from results import batches, closings, heartbeats, ledger, projection
 from results.batches import Batch
@@ -34,6 +35,7 @@ from tests.harness.results import Inbox, blocked, results_engine, row, rows
 
 NOW = datetime(2026, 11, 23, 13, 0, tzinfo=UTC)
 ERROR = ErrorInfo(error_class="deadline", code="batch_deadline", message="overdue after 3600 s", retryable=False)
+TOKEN = "round-1"
 COUNTERS = "SELECT completed, failed, timed_out, cancelled, expected FROM results.batches"
 
 
@@ -57,8 +59,9 @@ class Dispatcher:
         await closings.close(self._engine, MemoryBus(self._broker), FixedClock(), message)
         return await self._inbox.next()
 
-    async def inspect(self, batch: BatchPlan) -> object:
-        await closings.inspect(self._engine, MemoryBus(self._broker), FixedClock(), InspectBatch(batch=batch))
+    async def inspect(self, batch: BatchPlan, token: str | None = TOKEN) -> object:
+        message = InspectBatch(batch=batch, token=token)
+        await closings.inspect(self._engine, MemoryBus(self._broker), FixedClock(), message)
         return await self._inbox.next()
 
 
@@ -215,9 +218,17 @@ async def test_a_closing_and_the_last_facts_at_once_lose_nothing(engine: AsyncEn
 
 
 async def beat(
-    engine: AsyncEngine, batch: BatchPlan, cells: tuple[Cell, ...], *, age_s: float, stopping: bool = False
+    engine: AsyncEngine,
+    batch: BatchPlan,
+    *,
+    region: str,
+    holds: tuple[Cell, ...] = (),
+    answers: tuple[Cell, ...] | None = (),
+    age_s: float = 1.0,
+    stopping: bool = False,
 ) -> None:
-    started = [
+    """A heartbeat of an executor that holds some cells, and answers the fence with some, or not at all."""
+    held = [
         RunningExecution(
             execution_id=observed(batch, cell).execution_id,
             job_id=batch.ref.job_id,
@@ -225,59 +236,120 @@ async def beat(
             model_id=cell.model_id,
             since=START,
         )
-        for cell in cells
+        for cell in holds
     ]
+    fences = []
+    if answers is not None:
+        listed = tuple(observed(batch, cell).execution_id for cell in (*holds, *answers))
+        fences = [FenceReading(token="another", executions=()), FenceReading(token=TOKEN, executions=listed)]
     sent = NOW - timedelta(seconds=age_s)
     heartbeat = ExecutorHeartbeat(
-        executor_id="us-1",
-        region="us",
+        executor_id=f"{region}-1",
+        region=region,
         budget=10,
-        running=tuple(started),
+        running=tuple(held),
         models=("smollm2-135m",),
         endpoint_state="ready",
         started_at=START,
         sent_at=sent,
         stopping=stopping,
+        fences=tuple(fences),
     )
     await heartbeats.beat(engine, heartbeat, sent)
 
 
-async def test_a_batch_without_facts_misses_everything(dispatcher: Dispatcher) -> None:
-    batch = plan()
+async def beat_everywhere(engine: AsyncEngine, batch: BatchPlan) -> None:
+    for region in REGIONS:
+        await beat(engine, batch, region=region)
 
-    assert await dispatcher.inspect(batch) == BatchIncomplete(
-        batch=batch.ref, recorded=0, running=0, missing=batch.cells
+
+def incomplete(
+    batch: BatchPlan, *, missing: tuple[Cell, ...] = (), undecided: int = 0, recorded: int = 0, running: int = 0
+) -> BatchIncomplete:
+    return BatchIncomplete(
+        batch=batch.ref, recorded=recorded, running=running, missing=missing, token=TOKEN, undecided=undecided
     )
 
 
-async def test_what_a_live_executor_runs_is_not_missing(engine: AsyncEngine, dispatcher: Dispatcher) -> None:
+def of(batch: BatchPlan, region: str) -> tuple[Cell, ...]:
+    return tuple(cell for cell in batch.cells if cell.region == region)
+
+
+async def test_what_no_executor_of_any_region_lists_is_missing(engine: AsyncEngine, dispatcher: Dispatcher) -> None:
     batch = plan()
-    await record(engine, *[observed(batch, cell) for cell in batch.cells[:2]])
-    await beat(engine, batch, batch.cells[1:4], age_s=14)
+    await beat_everywhere(engine, batch)
 
-    assert await dispatcher.inspect(batch) == BatchIncomplete(
-        batch=batch.ref, recorded=2, running=2, missing=batch.cells[4:]
-    )
+    assert await dispatcher.inspect(batch) == incomplete(batch, missing=batch.cells)
 
 
-@pytest.mark.parametrize(("age_s", "stopping"), [(16, False), (1, True)])
-async def test_what_a_dead_or_leaving_executor_ran_is_missing(
+async def test_without_a_fence_nothing_is_called_missing(engine: AsyncEngine, dispatcher: Dispatcher) -> None:
+    batch = plan()
+    await beat_everywhere(engine, batch)
+
+    answer = incomplete(batch, undecided=6).model_copy(update={"token": None})
+    assert await dispatcher.inspect(batch, None) == answer
+
+
+async def test_a_task_taken_after_the_last_heartbeat_is_not_missing(
+    engine: AsyncEngine, dispatcher: Dispatcher
+) -> None:
+    """The executor's heartbeat is fresh and lists nothing; it was sent before the fence was read."""
+    batch = plan()
+    await beat_everywhere(engine, batch)
+    await beat(engine, batch, region="us", answers=None, age_s=0.5)
+
+    missing = (*of(batch, "eu"), *of(batch, "apac"))
+    answer = await dispatcher.inspect(batch)
+    assert isinstance(answer, BatchIncomplete)
+    assert (set(answer.missing), answer.undecided) == (set(missing), len(of(batch, "us")))
+
+
+async def test_what_an_executor_holds_or_held_lately_is_not_missing(
+    engine: AsyncEngine, dispatcher: Dispatcher
+) -> None:
+    """Its fact may be with another writer of results, its task on the way back to the queue."""
+    batch = plan()
+    await record(engine, *[observed(batch, cell) for cell in of(batch, "eu")])
+    await beat_everywhere(engine, batch)
+    one, two = of(batch, "us")
+    await beat(engine, batch, region="us", holds=(one,), answers=(two,), age_s=0.5)
+
+    expected = incomplete(batch, recorded=2, running=2, missing=of(batch, "apac"))
+    assert await dispatcher.inspect(batch) == expected
+
+
+@pytest.mark.parametrize(("age_s", "stopping"), [(14, False), (60, False), (1, True)])
+async def test_a_region_with_an_executor_that_does_not_answer_is_undecided(
     engine: AsyncEngine, dispatcher: Dispatcher, age_s: float, *, stopping: bool
 ) -> None:
+    batch = plan(models=1, regions=["us"])
+    await beat(engine, batch, region="us", holds=(), answers=None, age_s=age_s, stopping=stopping)
+
+    assert await dispatcher.inspect(batch) == incomplete(batch, undecided=1)
+
+
+async def test_a_region_without_a_live_executor_is_undecided(engine: AsyncEngine, dispatcher: Dispatcher) -> None:
+    batch = plan(models=1, regions=["us"])
+    await beat(engine, batch, region="us", holds=batch.cells, age_s=200)
+
+    assert await dispatcher.inspect(batch) == incomplete(batch, running=1)
+    other = plan(models=1, regions=["us"], question_index=1)
+    assert await dispatcher.inspect(other) == incomplete(other, undecided=1)
+
+
+@pytest.mark.parametrize("waiting", ["a fact", "a heartbeat"])
+async def test_nothing_is_called_missing_while_results_has_not_caught_up(
+    engine: AsyncEngine, broker: MemoryBroker, dispatcher: Dispatcher, waiting: str
+) -> None:
     batch = plan()
-    await beat(engine, batch, batch.cells, age_s=age_s, stopping=stopping)
+    await beat_everywhere(engine, batch)
+    heartbeat = ExecutorHeartbeat(
+        executor_id="us-2", region="us", budget=1, running=(), models=(), endpoint_state="ready", started_at=NOW,
+        sent_at=NOW,
+    )  # fmt: skip
+    await MemoryBus(broker).publish(observed(batch, batch.cells[0]) if waiting == "a fact" else heartbeat)
 
-    assert await dispatcher.inspect(batch) == BatchIncomplete(
-        batch=batch.ref, recorded=0, running=0, missing=batch.cells
-    )
-
-
-async def test_nothing_is_called_missing_while_facts_wait(broker: MemoryBroker, dispatcher: Dispatcher) -> None:
-    batch = plan()
-    await MemoryBus(broker).publish(observed(batch, batch.cells[0]))
-    assert broker.depth(FACTS) == 1
-
-    assert await dispatcher.inspect(batch) == BatchIncomplete(batch=batch.ref, recorded=0, running=0, missing=())
+    assert await dispatcher.inspect(batch) == incomplete(batch, undecided=6)
 
 
 async def test_a_full_batch_is_signalled_again(engine: AsyncEngine, dispatcher: Dispatcher) -> None:

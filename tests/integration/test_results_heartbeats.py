@@ -48,6 +48,19 @@ async def test_the_newest_heartbeat_is_kept_and_an_older_one_changes_nothing(eng
     }
 
 
+async def test_a_gap_between_heartbeats_is_remembered(engine: AsyncEngine) -> None:
+    """Whoever was not heard of for a while cannot tell who else was silent meanwhile."""
+    steady = "SELECT steady_since FROM results.executors"
+    for seconds, since in ((0, 0), (5, 0), (30, 0), (70, 70), (75, 70)):
+        moment = NOW + timedelta(seconds=seconds)
+        await beat(engine, heartbeat(sent_at=moment), moment)
+        assert await row(engine, steady) == {"steady_since": NOW + timedelta(seconds=since)}
+    moment = NOW + timedelta(seconds=80)
+    again = heartbeat(sent_at=moment).model_copy(update={"started_at": moment})
+    await beat(engine, again, moment)
+    assert await row(engine, steady) == {"steady_since": moment}, "another process of the same name"
+
+
 async def test_executors_that_are_long_gone_are_forgotten(engine: AsyncEngine) -> None:
     await beat(engine, heartbeat("gone"), NOW)
     await beat(engine, heartbeat("quiet"), NOW + timedelta(seconds=2))
