@@ -8,7 +8,8 @@ from parallax.bus.letters import dead_key, matches
 from parallax.bus.memory import Choice, MemoryBroker, MemoryBus
 from parallax.bus.port import Delivery
 from parallax.contracts import routing
-from parallax.contracts.messages import CancelJob, ExecutorHeartbeat, JobCancelled, decode
+from parallax.contracts.heartbeat import ExecutorHeartbeat
+from parallax.contracts.messages import CancelJob, JobCancelled, decode
 from parallax.contracts.outcomes import Reason
 from tests.fakes.clock import LeapingClock
 

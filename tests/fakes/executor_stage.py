@@ -16,9 +16,10 @@ from parallax.bus.memory import MemoryBroker, MemoryBus
 from parallax.bus.port import Bus, Consumption, Delivery, Following
 from parallax.catalog import Catalog, parse_catalog
 from parallax.clock import SystemClock
+from parallax.contracts.heartbeat import ExecutorHeartbeat
 from parallax.contracts.ids import execution_id
 from parallax.contracts.job import Limits, Parameters
-from parallax.contracts.messages import ExecutionFinished, ExecutionTask, ExecutorHeartbeat, JobCancelled, Message
+from parallax.contracts.messages import ExecutionFinished, ExecutionTask, JobCancelled, Message
 from parallax.contracts.outcomes import ChatMessage, Reason
 from parallax.contracts.plan import BatchRef
 from parallax.contracts.routing import FACTS, HEARTBEATS, Queue, region_queues

@@ -10,7 +10,8 @@ from yarl import URL
 from parallax.bus import amqp
 from parallax.bus.amqp import AmqpBus
 from parallax.contracts import routing
-from parallax.contracts.messages import ExecutorHeartbeat, JobCancelled
+from parallax.contracts.heartbeat import ExecutorHeartbeat
+from parallax.contracts.messages import JobCancelled
 from parallax.contracts.outcomes import Reason
 from tests.harness.proxy import Proxy, proxy
 from tests.harness.rabbitmq import REGIONS

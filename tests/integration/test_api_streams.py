@@ -18,7 +18,8 @@ from sqlalchemy.event import listen
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from parallax.clock import SystemClock
-from parallax.contracts.messages import ExecutorHeartbeat, JobRejected, Problem, RunningExecution
+from parallax.contracts.heartbeat import ExecutorHeartbeat, RunningExecution
+from parallax.contracts.messages import JobRejected, Problem
 from parallax.contracts.outcomes import Reason
 from results import heartbeats
 from results.api.moments import Moments

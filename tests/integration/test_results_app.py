@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from parallax.bus.memory import MemoryBroker, MemoryBus
 from parallax.clock import SystemClock
-from parallax.contracts.messages import BatchCompleted, CloseBatch, ExecutorHeartbeat, InspectBatch, JobStarted
+from parallax.contracts.heartbeat import ExecutorHeartbeat
+from parallax.contracts.messages import BatchCompleted, CloseBatch, InspectBatch, JobStarted
 from parallax.contracts.outcomes import Counts, ErrorInfo, ExecutionStatus
 from parallax.contracts.routing import BATCHES, DEAD_LETTERS, EVENTS, FACTS, HEARTBEATS, PROGRESS
 from parallax.health import Health

@@ -9,17 +9,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from parallax.bus.memory import MemoryBroker, MemoryBus
 from parallax.clock import SystemClock
+from parallax.contracts.heartbeat import ExecutorHeartbeat, FenceReading, RunningExecution
 from parallax.contracts.job import Barrier
 from parallax.contracts.messages import (
     BatchCompleted,
     BatchIncomplete,
     CloseBatch,
     ExecutionFinished,
-    ExecutorHeartbeat,
-    FenceReading,
     InspectBatch,
     JobAccepted,
-    RunningExecution,
     encode,
 )
 from parallax.contracts.outcomes import Counts, ErrorInfo, ExecutionStatus

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from parallax.contracts.messages import ExecutorHeartbeat
+from parallax.contracts.heartbeat import ExecutorHeartbeat
 from parallax.errors import PoisonError
 from results.heartbeats import FORGET_S, beat
 from tests.harness.results import results_engine, row, rows

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from parallax.contracts import messages as m
 from parallax.contracts import outcomes as o
+from parallax.contracts.heartbeat import ExecutorHeartbeat, FenceReading, RunningExecution
 from parallax.contracts.ids import execution_id
 from parallax.contracts.job import (
     Barrier,
@@ -167,12 +168,12 @@ SAMPLES: tuple[m.ReceivedMessage, ...] = (
         not_started=5,
         finished_at=NOW,
     ),
-    m.ExecutorHeartbeat(
+    ExecutorHeartbeat(
         executor_id="eu-1",
         region="eu",
         budget=10,
         running=(
-            m.RunningExecution(
+            RunningExecution(
                 execution_id=EXECUTION,
                 job_id="bias-1",
                 question_id="greatest-invention",
@@ -186,7 +187,7 @@ SAMPLES: tuple[m.ReceivedMessage, ...] = (
         started_at=NOW,
         sent_at=NOW,
         stopping=True,
-        fences=(m.FenceReading(token="round-7", executions=(EXECUTION,)),),
+        fences=(FenceReading(token="round-7", executions=(EXECUTION,)),),
     ),
     m.InspectionFence(token="round-7", regions=("eu",), batches=(BATCH,)),
     m.FenceMarker(token="t-1"),

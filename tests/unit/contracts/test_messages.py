@@ -10,12 +10,12 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from parallax.bus.letters import matches
+from parallax.contracts.heartbeat import ExecutorHeartbeat
 from parallax.contracts.messages import (
     KINDS,
     MESSAGE_TYPES,
     CancelJob,
     ExecutionTask,
-    ExecutorHeartbeat,
     ReceivedMessage,
     SubmitJob,
     WaitingTask,

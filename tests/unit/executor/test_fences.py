@@ -9,7 +9,8 @@ import pytest
 
 from parallax.bus.memory import MemoryBus
 from parallax.bus.port import Bus, Consumption, Delivery
-from parallax.contracts.messages import ExecutionTask, ExecutorHeartbeat, InspectionFence, Message
+from parallax.contracts.heartbeat import ExecutorHeartbeat
+from parallax.contracts.messages import ExecutionTask, InspectionFence, Message
 from parallax.contracts.routing import HEARTBEATS, executions
 from parallax.errors import UnavailableError, UnconfirmedError
 from parallax_cli.mock_script import Step

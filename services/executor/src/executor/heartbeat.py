@@ -8,7 +8,7 @@ from executor.runner import Runner
 from executor.settings import Settings
 from parallax.bus.port import Bus
 from parallax.clock import Clock
-from parallax.contracts.messages import ExecutorHeartbeat
+from parallax.contracts.heartbeat import ExecutorHeartbeat
 from parallax.errors import ParallaxError
 from parallax.telemetry import get_logger
 from parallax.text import storable

@@ -12,7 +12,8 @@ from typing import Final
 from uuid import UUID
 
 from parallax.clock import Clock
-from parallax.contracts.messages import FenceReading, InspectionFence
+from parallax.contracts.heartbeat import FenceReading
+from parallax.contracts.messages import InspectionFence
 from parallax.contracts.plan import BatchRef
 
 REMEMBER_S: Final = 180.0

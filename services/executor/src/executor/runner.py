@@ -32,14 +32,8 @@ from executor.settings import Settings, waiting_prefetch
 from parallax.bus.port import Bus, Consumption, Delivery, Following
 from parallax.catalog import Catalog, Model
 from parallax.clock import Clock
-from parallax.contracts.messages import (
-    ExecutionFinished,
-    ExecutionTask,
-    FenceReading,
-    Message,
-    RunningExecution,
-    WaitingTask,
-)
+from parallax.contracts.heartbeat import FenceReading, RunningExecution
+from parallax.contracts.messages import ExecutionFinished, ExecutionTask, Message, WaitingTask
 from parallax.contracts.model import read
 from parallax.contracts.outcomes import ErrorInfo, ExecutionStatus, Reason
 from parallax.contracts.plan import BatchRef

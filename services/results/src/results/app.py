@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from parallax.bus.port import Bus, Delivery
 from parallax.bus.serve import Serving, serve
 from parallax.clock import Clock
-from parallax.contracts.messages import CloseBatch, ExecutorHeartbeat, InspectBatch, decode
+from parallax.contracts.heartbeat import ExecutorHeartbeat
+from parallax.contracts.messages import CloseBatch, InspectBatch, decode
 from parallax.contracts.model import read
 from parallax.contracts.routing import BATCHES, EVENTS, HEARTBEATS
 from parallax.db.engine import ping

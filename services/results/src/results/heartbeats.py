@@ -8,7 +8,7 @@ from pydantic_core import to_json
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from parallax.contracts.messages import ExecutorHeartbeat
+from parallax.contracts.heartbeat import ExecutorHeartbeat
 from results.witnesses import Witness
 from results.writing import writing
 

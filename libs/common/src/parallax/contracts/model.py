@@ -6,7 +6,7 @@ What one service wrote for another is read with :func:`read`, which ignores what
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import (
     AwareDatetime,
@@ -82,6 +82,9 @@ JobId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_le
 
 RegionName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$", max_length=32)]
 """A region's name in the catalog; it is part of a queue's name."""
+
+Version = Literal[1]
+"""The version of every message; it counts incompatible changes."""
 
 Timestamp = AwareDatetime
 """A moment with its UTC offset."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from parallax.contracts.heartbeat import ExecutorHeartbeat
 from parallax.contracts.messages import (
     BatchCompleted,
     BatchIncomplete,
@@ -18,7 +19,6 @@ from parallax.contracts.messages import (
     EncodedSubmitJob,
     ExecutionFinished,
     ExecutionTask,
-    ExecutorHeartbeat,
     FenceMarker,
     InspectBatch,
     InspectionFence,
