@@ -11,7 +11,7 @@ import pytest
 from executor.settings import waiting_prefetch
 from parallax.bus.memory import MemoryBus
 from parallax.bus.port import Delivery
-from parallax.contracts.messages import ExecutionFinished, ExecutionTask, WaitingTask
+from parallax.contracts.messages import ExecutionFinished, ExecutionTask, InspectionFence, WaitingTask
 from parallax.contracts.outcomes import ExecutionStatus
 from parallax.contracts.routing import DEAD_EXECUTIONS, Queue, executions, waiting
 from parallax_cli.mock_script import Step
@@ -192,14 +192,20 @@ async def test_the_region_s_only_model_waits_in_place(stage: ExecutorStage) -> N
         await stage.cancel("job-1")
 
 
-async def test_moved_executions_are_listed_in_heartbeats(stage: ExecutorStage) -> None:
+async def test_moved_executions_are_listed_for_inspections(stage: ExecutorStage) -> None:
     """They are in a queue, where only the executor that moved them knows of them."""
+
+    def all_listed() -> bool:
+        return any(len(each.executions) == len(tasks) for beat in stage.heartbeats for each in beat.fences)
+
     endpoint = FakeEndpoint(by_model={THROTTLED: Step(status=429, retry_after="600")})
     tasks = throttled(waiting_prefetch(QUICK.budget) + 20)
     async with stage.executor(endpoint, also=[THROTTLED]):
         await stage.submit(*tasks)
         await endpoint.until_calls(1)
-        await stage.until(lambda: len(stage.heartbeats[-1].running) == len(tasks) if stage.heartbeats else False)
+        batches = tuple(dict.fromkeys(task.batch for task in tasks))
+        await stage.bus.publish(InspectionFence(token="round-1", regions=("us",), batches=batches))
+        await stage.until(all_listed)
         await stage.cancel("job-throttled")
 
 
