@@ -55,6 +55,7 @@ class SimEndpoint:
     async def call(self, request: ModelRequest, trace: CallTrace) -> ModelAnswer:
         """See the port."""
         world = self._node.world
+        await self._node.going_on("call")
         call = Call(len(world.calls), self._node, request.execution_id, asyncio.get_running_loop().create_future())
         trace.provider_call_id = f"call-{call.number}"
         world.call_started(call)
