@@ -61,6 +61,7 @@ class SimEndpoint:
     async def call(self, request: ModelRequest, trace: CallTrace) -> ModelAnswer:
         """See the port."""
         world = self._node.world
+        await self._node.going_on("call")
         done = asyncio.get_running_loop().create_future()
         call = Call(len(world.calls), self._node, request.execution_id, request.model, done)
         trace.provider_call_id = f"call-{call.number}"

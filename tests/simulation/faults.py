@@ -24,10 +24,21 @@ class Fault(StrEnum):
     KILL = "kill"
     STOP = "stopped in order"
     CLOCK_JUMP = "clock jump"
+    SLOW = "slow publish"
+    """The broker takes seconds for what is published."""
+    FROZEN = "stopped for a while"
+    """As by SIGSTOP: the process does nothing, and goes on later as if nothing had been."""
 
 
 AT_POINT: dict[str, tuple[Fault, ...]] = {
-    "publish": (Fault.CRASH_BEFORE, Fault.CRASH_BETWEEN, Fault.CRASH_AFTER, Fault.REFUSED, Fault.ANSWER_LOST),
+    "publish": (
+        Fault.CRASH_BEFORE,
+        Fault.CRASH_BETWEEN,
+        Fault.CRASH_AFTER,
+        Fault.REFUSED,
+        Fault.ANSWER_LOST,
+        Fault.SLOW,
+    ),
     "begin": (Fault.REFUSED,),
     "commit": (Fault.CRASH_BEFORE, Fault.REFUSED),
     "committed": (Fault.CRASH_AFTER, Fault.ANSWER_LOST),
@@ -37,6 +48,8 @@ AT_POINT: dict[str, tuple[Fault, ...]] = {
     "depth": (Fault.REFUSED,),
 }
 """The faults that make sense at each kind of side effect."""
+BROKER_NOTICES_S = 45.0
+"""After so long without a sign of life the broker drops the connections of a process."""
 
 
 class Faults:

@@ -1,9 +1,10 @@
 """A service in the simulation: its tasks, its connections, and how it dies."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar, copy_context
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -41,6 +42,13 @@ class Node:
         self.cancelled_jobs: set[str] = set()
         """What it has read in the cancellation stream."""
         self.fenced = False
+        self.awake = asyncio.Event()
+        """Cleared while the process is stopped."""
+        self.awake.set()
+        self.inbox: list[Callable[[], None]] = []
+        """What arrived at its sockets while it was stopped."""
+        self.losses = 0
+        """How often the broker has dropped its connections."""
         self.tasks: set[asyncio.Task[Any]] = set()
         self.bus = SimBus(self, world.broker)
         self.engine = SimEngine(self, world.engine)
@@ -75,14 +83,44 @@ class Node:
         Returns:
             The fault that the caller has to act out, if any; crashes never return.
         """
-        if self.dead:
-            raise asyncio.CancelledError
-        if self.dying:
-            await self._freeze()
+        await self.going_on(kind)
         fault = self.world.faults.at(kind)
         if fault is not None:
             self.world.tell(f"{fault.value} at {kind} {detail}", self)
         return fault
+
+    async def going_on(self, kind: str) -> None:
+        """Returns when the process may act: never when it dies, and later when it is stopped.
+
+        A transaction that has begun ends all the same, because there is just one connection for everybody.
+        """
+        if self.dead:
+            raise asyncio.CancelledError
+        if not self.awake.is_set() and kind not in ("commit", "committed"):
+            task = asyncio.current_task()
+            assert task is not None
+            self.world.frozen.add(task)
+            self.world.stir.set()
+            try:
+                await self.awake.wait()
+            finally:
+                self.world.frozen.discard(task)
+        if self.dying:
+            await self._freeze()
+
+    def receive(self, callback: Callable[[], None]) -> None:
+        """Something arrives at the process."""
+        if self.awake.is_set():
+            callback()
+        else:
+            self.inbox.append(callback)
+
+    def wake(self) -> None:
+        """Go on where it was stopped."""
+        arrived, self.inbox = self.inbox, []
+        self.awake.set()
+        for callback in arrived:
+            callback()
 
     async def crash(self) -> None:
         """Die here."""
@@ -205,21 +243,31 @@ class SimBus:
 
     async def publish(self, *messages: Message) -> None:
         """See the port."""
+        losses = self._node.losses
         fault = await self._node.point("publish", ", ".join(dict.fromkeys(m.kind for m in messages)))
         if fault is Fault.CRASH_BEFORE:
             await self._node.crash()
-        if fault is Fault.REFUSED:
+        if fault is Fault.REFUSED or self._node.losses != losses:
             raise UnavailableError("simulated: the broker is away")
         sent = messages
-        if fault is Fault.CRASH_BETWEEN:
+        if fault in (Fault.CRASH_BETWEEN, Fault.SLOW):
             sent = messages[: self._node.world.random.randrange(len(messages))]
-        for message in sent:
-            self._node.world.published(self._node, message)
-        await self._real.publish(*sent)
+        await self._send(sent)
         if fault in (Fault.CRASH_BETWEEN, Fault.CRASH_AFTER):
             await self._node.crash()
         if fault is Fault.ANSWER_LOST:
             raise UnconfirmedError("simulated: the confirm was lost")
+        if fault is Fault.SLOW:
+            await self._node.world.clock.sleep(self._node.world.random.uniform(1, 9))
+            await self._node.going_on("publish")
+            if self._node.losses != losses:
+                raise UnconfirmedError("simulated: the connection was lost before everything was confirmed")
+            await self._send(messages[len(sent) :])
+
+    async def _send(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self._node.world.published(self._node, message)
+        await self._real.publish(*messages)
 
     async def reply(self, delivery: Delivery, message: Message) -> None:
         """See the port."""
@@ -230,8 +278,11 @@ class SimBus:
         """See the port."""
 
         def hand_over(delivery: Delivery) -> None:
-            if not (self._node.dead or self._node.dying):
-                self._node.context.run(handler, SimDelivery(self._node, queue, delivery))
+            def handle() -> None:
+                if not (self._node.dead or self._node.dying):
+                    self._node.context.run(handler, SimDelivery(self._node, queue, delivery))
+
+            self._node.receive(handle)
 
         consumption = await self._real.consume(queue, prefetch=prefetch, handler=hand_over)
         self._consumptions.setdefault(queue.name, []).append(consumption)
@@ -241,6 +292,9 @@ class SimBus:
         """See the port."""
 
         def read(body: bytes) -> None:
+            self._node.receive(lambda: handle(body))
+
+        def handle(body: bytes) -> None:
             message = decode(body)
             if isinstance(message, JobCancelled):
                 self._node.cancelled_jobs.add(message.job_id)
@@ -255,14 +309,41 @@ class SimBus:
 
     async def depth(self, queue: Queue) -> int:
         """See the port."""
-        if await self._node.point("depth", queue.name) is Fault.REFUSED:
+        losses = self._node.losses
+        if await self._node.point("depth", queue.name) is Fault.REFUSED or self._node.losses != losses:
             raise UnavailableError("simulated: the broker is away")
         return await self._real.depth(queue)
 
     def lose(self, queue: Queue) -> None:
         """Close the channel of a queue's consumers: what is unsettled goes back."""
+        self.excuse()
         for consumption in self._consumptions.get(queue.name, ()):
             consumption.lose()
+
+    def excuse(self) -> None:
+        """Whatever is here unsettled will be delivered to somebody else, whether or not it is being worked on."""
+        if self._node.region is not None:
+            for consumption in chain.from_iterable(self._consumptions.values()):
+                for _, stored in consumption._unsettled.values():
+                    self._node.world.excuse(stored.body)
+
+    def drop(self) -> Callable[[], None]:
+        """The broker drops the connections of a process that is stopped; returns what makes them again.
+
+        What was in the sockets for a queue's consumer is lost with them and delivered again.
+        """
+        self.excuse()
+        self._node.losses += 1
+        dropped = [(each, each._prefetch) for each in chain.from_iterable(self._consumptions.values())]
+        for consumption, _ in dropped:
+            consumption._prefetch = 0
+            consumption.lose()
+
+        def attach() -> None:
+            for consumption, prefetch in dropped:
+                consumption._prefetch = prefetch
+
+        return attach
 
     async def close(self) -> None:
         """See the port; also what the broker does for a client that died."""

@@ -85,6 +85,8 @@ async def _run(seed: int, database_url: str, loop: VirtualLoop) -> Outcome:
         world.tell(f"VIOLATION: {violation}")
     finally:
         world.faults.calm = True
+        for waker in tuple(world.wakers):
+            waker.cancel()
         for node in world.nodes:
             node.dead = True
             await node.bus.close()

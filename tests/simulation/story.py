@@ -8,7 +8,7 @@ MOST_LINES: Final = 120
 _SUBJECT: Final = re.compile(r"job-\d+")
 _ALWAYS: Final = re.compile(
     r" at (publish|begin|commit|committed|ack|requeue|reject|depth)|is killed|is dead|asked to stop|starts$|loses"
-    r"|drops every|clock jumps|storm is over|gave up|VIOLATION"
+    r"|drops every|is stopped|goes on$|dropped by|clock jumps|storm is over|gave up|VIOLATION"
 )
 
 

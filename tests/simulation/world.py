@@ -5,15 +5,18 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from random import Random
 from typing import Any, Final, cast
 from uuid import UUID
 
+from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import dispatcher.app
 import executor.app
 import results.app
+from dispatcher.pace import Pace
 from dispatcher.settings import Settings as DispatcherSettings
 from executor.settings import Settings as ExecutorSettings
 from parallax.bus.memory import Choice, MemoryBroker, MemoryBus
@@ -29,12 +32,12 @@ from parallax.contracts.messages import (
     SubmitJob,
     decode,
 )
-from parallax.contracts.routing import CANCELLATIONS
+from parallax.contracts.routing import CANCELLATIONS, FACTS
 from parallax.health import Health
 from results.settings import Settings as ResultsSettings
 from tests.simulation.endpoint import Answer, Call, SimEndpoint
 from tests.simulation.fairness import Throttling
-from tests.simulation.faults import Fault, Faults
+from tests.simulation.faults import BROKER_NOTICES_S, Fault, Faults
 from tests.simulation.loop import SimClock, VirtualLoop
 from tests.simulation.nodes import OWNER, Node, ViolationError
 from tests.simulation.workload import HEALTHY, REGIONS, THROTTLED, Planned, SimJob
@@ -43,7 +46,10 @@ CATALOG: Final = Catalog(
     regions={region: Region(name=region, endpoint="simulated://", simulated=True) for region in REGIONS},
     models={name: Model(upstream=name, regions=REGIONS) for name in (HEALTHY, THROTTLED)},
 )
-DISPATCHER: Final = DispatcherSettings(max_active_jobs=2, reconcile_after_s=20.0, timer_s=2.0, prefetch=4, grace_s=5.0)
+PRODUCTION_SHARE: Final = 0.6
+"""Of the seeds, with the timings that installations have."""
+PRODUCTION: Final = DispatcherSettings(max_active_jobs=2, prefetch=4)
+HASTY: Final = replace(PRODUCTION, reconcile_after_s=20.0, timer_s=2.0, grace_s=5.0)
 REPAIRABLE: Final = ("executions.", "waiting.", "results.facts", "results.batches", "results.events")
 """Queues whose loss the installation repairs by itself."""
 STUCK_SPINS: Final = 20_000
@@ -66,6 +72,10 @@ class World:
         self.jobs = {job.job_id: job for job in jobs}
         self.planned: dict[UUID, Planned] = {i: p for job in jobs for i, p in job.executions().items()}
         self.batch_sizes = Counter((p.job_id, p.lane, p.index) for p in self.planned.values())
+        hurried = random.random() >= PRODUCTION_SHARE
+        pace = Pace(chunk=random.choice((2, 5, 256)), direct=random.choice((2, 6, 100)))
+        self.dispatcher = replace(HASTY if hurried else PRODUCTION, pace=pace)
+        self.heartbeat_s = 1.0 if hurried else 5.0
         self.nodes: list[Node] = []
         self.calls: list[Call] = []
         self.pending: list[Call] = []
@@ -77,6 +87,13 @@ class World:
         """Executors and the executions whose facts they published."""
         self.unchecked: list[BatchCompleted] = []
         self.finished: dict[str, list[JobFinished]] = {}
+        self.aborted: dict[str, str] = {}
+        """Why jobs were told to have been stopped."""
+        self.owners: dict[UUID, Node] = {}
+        """The executor that called first, unless it handed the task back."""
+        self.excused: set[UUID] = set()
+        """Executions that the broker delivered twice, or whose facts it lost: those may be called twice."""
+        self.wakers: set[asyncio.Task[None]] = set()
         self.transactions: set[asyncio.Task[Any]] = set()
         """Tasks inside a transaction, or waiting for the connection."""
         self.holder: asyncio.Task[Any] | None = None
@@ -107,10 +124,30 @@ class World:
             self.full.add((message.batch.job_id, message.batch.lane, message.batch.question_index))
         if isinstance(message, JobFinished):
             self.finished.setdefault(message.job_id, []).append(message)
+        if isinstance(message, JobFinished | JobCancelled):
+            self._check_told(message)
         if isinstance(message, ExecutionFinished) or (isinstance(message, ExecutionTask) and node.region is not None):
             self.answered.add(message.execution_id)
+        if isinstance(message, ExecutionTask) and self.owners.get(message.execution_id) is node:
+            del self.owners[message.execution_id]
         if isinstance(message, ExecutionFinished) and node.region is not None:
             self.answered_by.add((node.name, message.execution_id))
+
+    def _check_told(self, message: JobFinished | JobCancelled) -> None:
+        """What users are told never moves backwards: a job that was stopped ends stopped, and for that reason."""
+        code = message.reason.code
+        if isinstance(message, JobCancelled):
+            self.aborted[message.job_id] = code
+        ends = {finished.reason.code for finished in self.finished.get(message.job_id, ())}
+        if ends - {self.aborted.get(message.job_id, code)} or len(ends) > 1:
+            self.violated(f"{message.job_id} is told to be {self.aborted.get(message.job_id)} and {sorted(ends)}")
+
+    def excuse(self, task: bytes) -> None:
+        """The broker may have delivered a task to two executors."""
+        try:
+            self.excused.add(ExecutionTask.model_validate_json(task).execution_id)
+        except ValidationError:
+            return
 
     def violated(self, what: str) -> None:
         """Something happened inside a service that must not: told at the next step, for services survive errors."""
@@ -131,6 +168,9 @@ class World:
             self.violated(f"{node.name} calls for an execution that no job has: {call.execution_id}")
             return
         self.tell(f"calls {planned.job_id} {planned.lane}/{planned.index} as call {call.number}", node)
+        owner = self.owners.setdefault(call.execution_id, node)
+        if owner is not node and call.execution_id not in self.excused:
+            self.violated(f"{node.name} calls for {planned.job_id} what {owner.name} has called: {call.execution_id}")
         if planned.region != node.region:
             self.violated(f"{node.name} of {node.region} runs an execution of {planned.region}")
         if not node.fenced:
@@ -185,7 +225,7 @@ class World:
                 engine=cast("AsyncEngine", node.engine),
                 catalog=CATALOG,
                 clock=self.clock,
-                settings=DISPATCHER,
+                settings=self.dispatcher,
             )
         if kind == "results":
             return lambda node: results.app.running(
@@ -196,7 +236,12 @@ class World:
     def _executor(self, node: Node) -> AbstractAsyncContextManager[Health]:
         assert node.region is not None
         settings = ExecutorSettings(
-            region=node.region, executor_id=node.name, budget=node.budget, grace_s=5.0, hand_back_after_s=90.0
+            region=node.region,
+            executor_id=node.name,
+            budget=node.budget,
+            grace_s=5.0,
+            hand_back_after_s=90.0,
+            heartbeat_s=self.heartbeat_s,
         )
         return executor.app.running(
             bus=node.bus,
@@ -217,6 +262,7 @@ class World:
             if node.dying and not node.dead:
                 node.dead = True
                 self.tell("is dead", node)
+                node.bus.excuse()
                 await node.bus.close()
                 await self.end_tasks(node)
 
@@ -235,6 +281,27 @@ class World:
             await asyncio.sleep(0)
             await asyncio.sleep(0)
         raise RuntimeError(f"tasks of {node.name} survive their cancellation: {node.tasks}")
+
+    def freeze(self, node: Node, seconds: float) -> None:
+        """Stop a process for a while, as SIGSTOP does; the broker drops its connections when it is silent for long."""
+        node.awake.clear()
+        self.tell(f"is stopped for {seconds:.0f} s", node)
+
+        async def wake() -> None:
+            attach: Callable[[], None] | None = None
+            await self.clock.sleep(min(seconds, BROKER_NOTICES_S))
+            if seconds > BROKER_NOTICES_S and not (node.ended or node.dying):
+                self.tell("is dropped by the broker", node)
+                attach = node.bus.drop()
+                await self.clock.sleep(seconds - BROKER_NOTICES_S)
+            self.tell("goes on", node)
+            if attach is not None and not (node.ended or node.dying):
+                attach()
+            node.wake()
+
+        task = asyncio.create_task(wake())
+        self.wakers.add(task)
+        task.add_done_callback(self.wakers.discard)
 
     # --- coming to rest
 
@@ -312,6 +379,17 @@ class World:
         self._events_lost |= first_time
         return first_time
 
+    def _excuse_doubled(self, queue: str, bodies: Sequence[bytes]) -> None:
+        if queue.startswith("executions."):
+            for body in bodies:
+                self.excuse(body)
+
+    def _excuse_lost(self, queue: str, bodies: Sequence[bytes]) -> None:
+        """Answers that the broker has lost must be asked for again."""
+        if queue == FACTS.name:
+            facts = [decode(body) for body in bodies]
+            self.excused |= {fact.execution_id for fact in facts if isinstance(fact, ExecutionFinished)}
+
     def disturb(self) -> None:
         """Let something happen to the broker, a service or the clock."""
         fault = self.random.choice(
@@ -325,6 +403,8 @@ class World:
                 Fault.KILL,
                 Fault.STOP,
                 Fault.CLOCK_JUMP,
+                Fault.FROZEN,
+                Fault.FROZEN,
             )
         )
         queues = {name: state.ready for name, state in self.broker._queues.items() if state.ready}
@@ -334,6 +414,7 @@ class World:
             case Fault.DUPLICATE if queues:
                 name = self.random.choice(sorted(queues))
                 copy = self.random.choice(list(queues[name]))
+                self._excuse_doubled(name, [copy.body])
                 queues[name].append(type(copy)(copy.body, copy.key, copy.headers))
                 self.tell(f"duplicates a message of {name}")
             case Fault.REORDER if queues:
@@ -345,9 +426,12 @@ class World:
                 if name == "results.events" and not self._said_again_later():
                     return
                 self.tell(f"loses {len(queues[name])} messages of {name}")
+                self._excuse_lost(name, [each.body for each in queues[name]])
                 queues[name].clear()
             case Fault.CONNECTIONS_LOST:
                 self.tell("drops every connection")
+                for node in self.nodes:
+                    node.bus.excuse()
                 self.broker.drop_connections()
             case Fault.KILL if alive:
                 node = self.random.choice(alive)
@@ -357,6 +441,8 @@ class World:
                 node = self.random.choice(alive)
                 self.tell("is asked to stop", node)
                 node.leave()
+            case Fault.FROZEN if awake := [node for node in alive if node.awake.is_set()]:
+                self.freeze(self.random.choice(awake), self.random.uniform(5, 120))
             case Fault.CLOCK_JUMP:
                 self.clock.jumped_s += self.random.choice((-20.0, -1.0, 1.0, 20.0))
                 self.tell(f"the clock jumps to {self.clock.now()}")
