@@ -1,7 +1,7 @@
 """A model that refuses calls for long stretches, and the promise that the other one does not suffer from it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from random import Random
 from typing import Final
 from uuid import UUID
@@ -36,8 +36,10 @@ class Starvation:
         self._since: dict[UUID, float] = {}
         self._looked_at = -1.0
 
-    def check(self, broker: MemoryBroker, now: float, called: set[UUID]) -> None:
+    def check(self, broker: MemoryBroker, now: float, *, called: set[UUID], stopped: set[str]) -> None:
         """Look at every region's queue, and at what executors took from it and do not call.
+
+        Nobody can promise anything for the regions of executors that are ``stopped``.
 
         Raises:
             ViolationError: A task has waited for too long.
@@ -45,14 +47,15 @@ class Starvation:
         if now == self._looked_at:
             return
         self._looked_at = now
-        self._since = {each: self._since.get(each, now) for each in _waiting(broker) if each not in called}
+        waiting = _waiting(broker, [region for region in REGIONS if region not in stopped])
+        self._since = {each: self._since.get(each, now) for each in waiting if each not in called}
         starved = [each for each, since in self._since.items() if now - since > STARVED_AFTER_S]
         if starved:
             raise ViolationError(f"{len(starved)} executions of a healthy model wait for their call: {starved[0]}")
 
 
-def _waiting(broker: MemoryBroker) -> Iterator[UUID]:
-    for region in REGIONS:
+def _waiting(broker: MemoryBroker, regions: Iterable[str]) -> Iterator[UUID]:
+    for region in regions:
         queue = broker._queues[f"executions.{region}"]
         taken = (stored for consumer in queue.consumers for _, stored in consumer._unsettled.values())
         for stored in (*queue.ready, *taken):

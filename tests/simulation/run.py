@@ -130,7 +130,12 @@ class Scheduler:
             await check_batches(world)
             if world.faults.calm:
                 self._restore()
-                self._starvation.check(world.broker, world.loop.time(), {call.execution_id for call in world.pending})
+                self._starvation.check(
+                    world.broker,
+                    world.loop.time(),
+                    called={call.execution_id for call in world.pending},
+                    stopped={node.region for node in world.nodes if node.region and not node.awake.is_set()},
+                )
                 if step % 20 == 0 and await self._over():
                     await self._let_go()
                     return step
