@@ -411,15 +411,91 @@ MUTANTS: Final = (
         ("tests/unit/executor/test_retry.py",),
     ),
     Mutant(
-        "published after the commit, and not again",
-        f"{DISPATCHER}/steps.py",
+        "published before the commit",
+        f"{DISPATCHER}/advancing.py",
         (
             (
-                "        await self._bus.publish(*[message for move in moves for message in move.announced])\n",
-                "        every = [message for move in moves for message in move.announced]\n"
-                "        work.afterwards.append(partial(self._bus.publish, *every))\n",
+                "            return {moved.job.job_id: moved for moved in await self._steps.take_all(work, taken)}\n",
+                "            moves = await self._steps.take_all(work, taken)\n"
+                "            for moved in moves:\n"
+                "                await self._publisher.publish(moved.outgoing)\n"
+                "            return {moved.job.job_id: moved for moved in moves}\n",
+            ),
+            (
+                "        await self._publisher.publish(moved.outgoing)\n        return moved.ended\n",
+                "        return moved.ended\n",
             ),
         ),
+        ("tests/integration/test_dispatcher_openings.py",),
+    ),
+    Mutant(
+        "a batch of unknown outcome published again",
+        f"{DISPATCHER}/batches.py",
+        (
+            (
+                '                self._leave(held, "unconfirmed", in_doubt=len(chunk), error=str(error))\n                return False\n',
+                "                await self._clock.sleep(pause_s)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "a lease that is not renewed",
+        f"{DISPATCHER}/batches.py",
+        (("        while self._clock.monotonic() - held.since_s > RENEW_AFTER_S:\n", "        while False:\n"),),
+    ),
+    Mutant(
+        "a lease judged by the wall clock",
+        f"{DISPATCHER}/leases.py",
+        ((">= LEASE.total_seconds()", ">= 0"),),
+        ("tests/unit/dispatcher/test_leases.py",),
+    ),
+    Mutant(
+        "a batch renewed while it is inspected",
+        f"{DISPATCHER}/progress/openings.py",
+        (("    if batch.closing is not None or batch.fence is not None:\n", "    if batch.closing is not None:\n"),),
+        ("tests/unit/dispatcher/test_progress_openings.py",),
+    ),
+    Mutant(
+        "inspected without a fence",
+        f"{RESULTS}/witnesses.py",
+        (("    if not heard or any(each.answer is None for each in heard):\n", "    if not heard:\n"),),
+    ),
+    Mutant(
+        "an answer to a fence forgets what has just left",
+        f"{EXECUTOR}/holdings.py",
+        (
+            (
+                "        found |= dict.fromkeys(left.execution_id for left in self._left if left.batch in batches)\n",
+                "",
+            ),
+        ),
+    ),
+    Mutant(
+        "a late answer to an inspection is taken",
+        f"{DISPATCHER}/progress/openings.py",
+        (
+            (
+                "    if batch.fence is None or batch.fence.token != event.token:\n",
+                "    if batch.fence is None and not event.missing:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "a leaving executor answers fences",
+        f"{EXECUTOR}/runner.py",
+        (("        if self.stopping:\n            return ()\n", ""),),
+        ("tests/unit/executor/test_fences.py",),
+    ),
+    Mutant(
+        "a task handed back with an unknown outcome is handed back again",
+        f"{EXECUTOR}/publishing.py",
+        (("[message for message in messages if not isinstance(message, ExecutionTask)]", "messages"),),
+    ),
+    Mutant(
+        "a large batch published at once",
+        f"{DISPATCHER}/batches.py",
+        (("default=0) > self._pace.direct\n", "default=0) > 1_000_000\n"),),
+        ("tests/integration/test_dispatcher_openings.py",),
     ),
     Mutant(
         "the next completion of a job written together with the one before",
@@ -541,29 +617,24 @@ MUTANTS: Final = (
     ),
     Mutant(
         "results never asked again about a silent batch",
-        f"{DISPATCHER}/progress/machine.py",
+        f"{DISPATCHER}/progress/openings.py",
         (
             (
-                "        if batch.asked_at > event.asked_before or batch.asked_at >= now:\n            continue\n",
-                "        continue\n",
+                "    silent = batch.asked_at <= event.asked_before and batch.asked_at < now\n",
+                "    silent = False\n",
             ),
         ),
     ),
     Mutant(
-        "the end of a job told before it is committed",
-        f"{DISPATCHER}/steps.py",
-        (("[message for message in outgoing if message is not finished]\n        return", "outgoing\n        return"),),
-        ("tests/integration/test_dispatcher_recovery.py",),
+        "an abandoned batch is never inspected",
+        f"{DISPATCHER}/progress/openings.py",
+        (("        due = lane in event.abandoned\n", "        due = False\n"),),
+        ("tests/unit/dispatcher/test_progress_openings.py",),
     ),
     Mutant(
         "a stopped job is not announced to the executors",
-        f"{DISPATCHER}/steps.py",
-        (
-            (
-                "                return [messages.JobCancelled(job_id=job.job_id, reason=reason, cancelled_at=now)]\n",
-                "                return []\n",
-            ),
-        ),
+        f"{DISPATCHER}/outgoing.py",
+        (("            return [abort(step.job, step.now)]\n", "            return []\n"),),
     ),
     Mutant(
         "counts of completed batches forgotten",

@@ -173,7 +173,7 @@ class Scheduler:
             case "answer":
                 world.answer(world.random.choice(world.pending))
             case "disturb":
-                world.disturb()
+                world.disturbances.strike()
             case "scale":
                 self._scale()
             case _:

@@ -32,12 +32,13 @@ from parallax.contracts.messages import (
     SubmitJob,
     decode,
 )
-from parallax.contracts.routing import CANCELLATIONS, FACTS
+from parallax.contracts.routing import CANCELLATIONS
 from parallax.health import Health
 from results.settings import Settings as ResultsSettings
+from tests.simulation.disturbances import Disturbances
 from tests.simulation.endpoint import Answer, Call, SimEndpoint
 from tests.simulation.fairness import Throttling
-from tests.simulation.faults import BROKER_NOTICES_S, Fault, Faults
+from tests.simulation.faults import Faults
 from tests.simulation.loop import SimClock, VirtualLoop
 from tests.simulation.nodes import OWNER, Node, ViolationError
 from tests.simulation.workload import HEALTHY, REGIONS, THROTTLED, Planned, SimJob
@@ -50,8 +51,6 @@ PRODUCTION_SHARE: Final = 0.6
 """Of the seeds, with the timings that installations have."""
 PRODUCTION: Final = DispatcherSettings(max_active_jobs=2, prefetch=4)
 HASTY: Final = replace(PRODUCTION, reconcile_after_s=20.0, timer_s=2.0, grace_s=5.0)
-REPAIRABLE: Final = ("executions.", "waiting.", "results.facts", "results.batches", "results.events")
-"""Queues whose loss the installation repairs by itself."""
 STUCK_SPINS: Final = 20_000
 """Rounds of the event loop without coming to rest after which the simulation gives up."""
 
@@ -104,7 +103,7 @@ class World:
         self.story: list[str] = []
         self.digest = hashlib.sha256()
         self._born = 0
-        self._events_lost = False
+        self.disturbances = Disturbances(self)
         self.violation: str | None = None
         self.throttling = Throttling(random)
 
@@ -282,27 +281,6 @@ class World:
             await asyncio.sleep(0)
         raise RuntimeError(f"tasks of {node.name} survive their cancellation: {node.tasks}")
 
-    def freeze(self, node: Node, seconds: float) -> None:
-        """Stop a process for a while, as SIGSTOP does; the broker drops its connections when it is silent for long."""
-        node.awake.clear()
-        self.tell(f"is stopped for {seconds:.0f} s", node)
-
-        async def wake() -> None:
-            attach: Callable[[], None] | None = None
-            await self.clock.sleep(min(seconds, BROKER_NOTICES_S))
-            if seconds > BROKER_NOTICES_S and not (node.ended or node.dying):
-                self.tell("is dropped by the broker", node)
-                attach = node.bus.drop()
-                await self.clock.sleep(seconds - BROKER_NOTICES_S)
-            self.tell("goes on", node)
-            if attach is not None and not (node.ended or node.dying):
-                attach()
-            node.wake()
-
-        task = asyncio.create_task(wake())
-        self.wakers.add(task)
-        task.add_done_callback(self.wakers.discard)
-
     # --- coming to rest
 
     async def settle(self) -> None:
@@ -368,87 +346,6 @@ class World:
         """A user cancels a job."""
         self.tell(f"cancels {job.job_id}")
         await self.users.publish(CancelJob(job_id=job.job_id))
-
-    def _said_again_later(self) -> bool:
-        """Whether the end of every job that waits to be heard will be said once more; it is said twice, not for ever.
-
-        Nor may it be lost a second time, so events are lost once in a run."""
-        waiting = [decode(each.body) for each in self.broker._queues["results.events"].ready]
-        ends = [message.job_id for message in waiting if isinstance(message, JobFinished)]
-        first_time = not self._events_lost and all(len(self.finished[job_id]) == 1 for job_id in ends)
-        self._events_lost |= first_time
-        return first_time
-
-    def _excuse_doubled(self, queue: str, bodies: Sequence[bytes]) -> None:
-        if queue.startswith("executions."):
-            for body in bodies:
-                self.excuse(body)
-
-    def _excuse_lost(self, queue: str, bodies: Sequence[bytes]) -> None:
-        """Answers that the broker has lost must be asked for again."""
-        if queue == FACTS.name:
-            facts = [decode(body) for body in bodies]
-            self.excused |= {fact.execution_id for fact in facts if isinstance(fact, ExecutionFinished)}
-
-    def disturb(self) -> None:
-        """Let something happen to the broker, a service or the clock."""
-        fault = self.random.choice(
-            (
-                Fault.DUPLICATE,
-                Fault.DUPLICATE,
-                Fault.REORDER,
-                Fault.REORDER,
-                Fault.PURGE,
-                Fault.CONNECTIONS_LOST,
-                Fault.KILL,
-                Fault.STOP,
-                Fault.CLOCK_JUMP,
-                Fault.FROZEN,
-                Fault.FROZEN,
-            )
-        )
-        queues = {name: state.ready for name, state in self.broker._queues.items() if state.ready}
-        repairable = [name for name in queues if name.startswith(REPAIRABLE)]
-        alive = [node for node in self.nodes if node.ready and not node.ended and not node.dying]
-        match fault:
-            case Fault.DUPLICATE if queues:
-                name = self.random.choice(sorted(queues))
-                copy = self.random.choice(list(queues[name]))
-                self._excuse_doubled(name, [copy.body])
-                queues[name].append(type(copy)(copy.body, copy.key, copy.headers))
-                self.tell(f"duplicates a message of {name}")
-            case Fault.REORDER if queues:
-                name = self.random.choice(sorted(queues))
-                queues[name].rotate(self.random.randrange(len(queues[name]) + 1))
-                self.tell(f"reorders {name}")
-            case Fault.PURGE if repairable:
-                name = self.random.choice(sorted(repairable))
-                if name == "results.events" and not self._said_again_later():
-                    return
-                self.tell(f"loses {len(queues[name])} messages of {name}")
-                self._excuse_lost(name, [each.body for each in queues[name]])
-                queues[name].clear()
-            case Fault.CONNECTIONS_LOST:
-                self.tell("drops every connection")
-                for node in self.nodes:
-                    node.bus.excuse()
-                self.broker.drop_connections()
-            case Fault.KILL if alive:
-                node = self.random.choice(alive)
-                self.tell("is killed", node)
-                node.dying = True
-            case Fault.STOP if alive:
-                node = self.random.choice(alive)
-                self.tell("is asked to stop", node)
-                node.leave()
-            case Fault.FROZEN if awake := [node for node in alive if node.awake.is_set()]:
-                self.freeze(self.random.choice(awake), self.random.uniform(5, 120))
-            case Fault.CLOCK_JUMP:
-                self.clock.jumped_s += self.random.choice((-20.0, -1.0, 1.0, 20.0))
-                self.tell(f"the clock jumps to {self.clock.now()}")
-            case _:
-                return
-        self.faults.strike(fault)
 
 
 def task_factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
