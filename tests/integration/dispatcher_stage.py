@@ -352,7 +352,7 @@ def bare_handlers(
 ) -> Handlers:
     """Handlers without consumers and without the timer, to be called by hand."""
     store, steps = Store(engine), Steps(clock, inspect_after_s=60)
-    batches = BatchPublisher(bus=bus, store=store, steps=steps, catalog=CATALOG, clock=clock, pace=pace or Pace())
+    batches = BatchPublisher(bus=bus, store=store, steps=steps, clock=clock, pace=pace or Pace())
     publisher = Publisher(bus=bus, store=store, steps=steps, batches=batches, clock=clock)
     admission = Admission(store, steps, publisher, max_active_jobs=64)
     return Handlers(

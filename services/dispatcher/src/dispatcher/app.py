@@ -33,7 +33,7 @@ async def running(
     """
     store = Store(engine)
     steps = Steps(clock, inspect_after_s=settings.reconcile_after_s)
-    batches = BatchPublisher(bus=bus, store=store, steps=steps, catalog=catalog, clock=clock, pace=settings.pace)
+    batches = BatchPublisher(bus=bus, store=store, steps=steps, clock=clock, pace=settings.pace)
     publisher = Publisher(bus=bus, store=store, steps=steps, batches=batches, clock=clock)
     admission = Admission(store, steps, publisher, max_active_jobs=settings.max_active_jobs)
     handlers = Handlers(

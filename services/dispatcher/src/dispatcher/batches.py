@@ -18,13 +18,12 @@ from typing import Final
 from dispatcher.outgoing import Opening
 from dispatcher.pace import Pace
 from dispatcher.progress import Renew
-from dispatcher.regions import waiting_tasks
 from dispatcher.steps import Steps
 from dispatcher.store import Store
 from parallax.bus.port import Bus
-from parallax.catalog import Catalog
 from parallax.clock import Clock
 from parallax.contracts.messages import ExecutionTask, Message
+from parallax.contracts.routing import executions
 from parallax.errors import UnavailableError, UnconfirmedError
 from parallax.telemetry import get_logger
 
@@ -63,11 +62,10 @@ class _Fed(Enum):
 class BatchPublisher:
     """Publishes openings under their leases."""
 
-    def __init__(self, *, bus: Bus, store: Store, steps: Steps, catalog: Catalog, clock: Clock, pace: Pace) -> None:
+    def __init__(self, *, bus: Bus, store: Store, steps: Steps, clock: Clock, pace: Pace) -> None:
         self._bus = bus
         self._store = store
         self._steps = steps
-        self._catalog = catalog
         self._clock = clock
         self._pace = pace
         self._feeding: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -114,11 +112,14 @@ class BatchPublisher:
         return True
 
     async def _feed_region(self, held: _Held, region: str, tasks: Iterator[ExecutionTask]) -> _Fed:
-        """Add some tasks to a region where at most half of what may wait does; batches take turns."""
+        """Add some tasks to a region where at most half of what may wait does; batches take turns.
+
+        Tasks that executors have moved to a model's waiting queue stand in nobody's way, and are not counted.
+        """
         some = max(1, self._pace.direct // 2)
         async with self._feeding[region]:
             try:
-                waiting = await waiting_tasks(self._bus, region, self._catalog.models_in(region))
+                waiting = await self._bus.depth(executions(region))
             except UnavailableError:
                 return _Fed.FULL
             if waiting > some:
