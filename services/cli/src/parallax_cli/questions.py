@@ -15,6 +15,8 @@ from typing import Any, Final
 from parallax.contracts.job import MAX_JOB_BYTES, MAX_QUESTION_CHARS, MAX_QUESTIONS
 
 REQUIRED: Final = ("id", "text")
+CHOICE_SEPARATOR: Final = "|"
+"""Between the choices in a column of a CSV file."""
 FORMATS: Final = (".csv", ".jsonl")
 MAX_FIELD_CHARS: Final = 2 * MAX_QUESTION_CHARS
 """One CSV field: above the limit of a question, so that a long one gets the problem that names that limit."""
@@ -30,12 +32,22 @@ class QuestionRows:
 
     def add(self, line: int, row: dict[str, Any]) -> None:
         """Keep a row as a question."""
-        metadata = {key: value for key, value in row.items() if key not in REQUIRED}
-        question: dict[str, Any] = {key: row[key] for key in REQUIRED if key in row}
+        closed = _closed(row.get("choices"), row.get("expected"))
+        metadata = {key: value for key, value in row.items() if key not in REQUIRED and key not in closed}
+        question: dict[str, Any] = {key: row[key] for key in REQUIRED if key in row} | closed
         if metadata:
             question["metadata"] = metadata
         self.questions.append(question)
         self.lines.append(line)
+
+
+def _closed(choices: object, expected: object) -> dict[str, Any]:
+    """The keys of a closed question. Without choices there is none, and ``expected`` is metadata like any other."""
+    if isinstance(choices, str):
+        choices = [choice.strip() for choice in choices.split(CHOICE_SEPARATOR) if choice.strip()]
+    if not isinstance(choices, list) or not choices:
+        return {}
+    return {"choices": choices} | ({"expected": expected} if expected not in ("", None) else {})
 
 
 def read_questions(path: Path) -> QuestionRows:

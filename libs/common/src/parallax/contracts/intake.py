@@ -31,7 +31,7 @@ from parallax.contracts.job import (
 from parallax.contracts.model import Strict
 from parallax.contracts.places import Location, field_problems, pointer
 from parallax.contracts.problem import Problem
-from parallax.contracts.rules import Offer, PromptBudget, Selection, head_problems, repetition
+from parallax.contracts.rules import Offer, PromptBudget, Selection, choice_problems, head_problems, repetition
 
 __all__ = ["MAX_PROBLEMS", "NotJsonError", "Offer", "check_job", "parse", "pointer", "read_job"]
 
@@ -179,6 +179,7 @@ def _question_problems(document: Mapping[str, Any], parts: _Parts) -> Iterator[P
                 yield from _metadata_problems(item["metadata"], (*place, "metadata"))
             yield from budget.problems(item, index)
             yield from repetition(item, place, first)
+            yield from choice_problems(item, place)
 
 
 def _only_problems(document: Mapping[str, Any], parts: _Parts) -> Iterator[Problem]:

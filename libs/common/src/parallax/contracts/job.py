@@ -36,6 +36,8 @@ MAX_ONLY = 100_000
 MAX_METADATA_BYTES = 64 * 1024
 """Metadata of a job, or of a question, as compact JSON in UTF-8: it is copied into events, rows and answers."""
 MAX_TAGS = 50
+MAX_CHOICES = 20
+"""Answers to a question with more choices are hardly ever one of them word for word."""
 MAX_ATTEMPT_TIMEOUT_S = 1200.0
 """RabbitMQ closes a channel whose delivery is unacknowledged for 30 minutes; one attempt stays well below."""
 
@@ -54,6 +56,14 @@ Metadata = Annotated[
 ]
 """Kept as it is. The bound is checked when a job is submitted, not when an older one is read."""
 
+Choice = Annotated[str, Field(min_length=1, max_length=200)]
+"""One choice of a closed question."""
+
+
+def _absent(value: object) -> bool:
+    """What is not said is not written, so that an older service can read every question that says nothing new."""
+    return value is None
+
 
 class Question(Strict):
     """One question, asked of every model in every region."""
@@ -64,6 +74,12 @@ class Question(Strict):
         tuple[Annotated[str, Field(min_length=1, max_length=100)], ...], Field(max_length=MAX_TAGS, strict=False)
     ] = ()
     metadata: Metadata = Field(default_factory=dict)
+    choices: Annotated[tuple[Choice, ...], Field(min_length=2, max_length=MAX_CHOICES, strict=False)] | None = Field(
+        default=None, exclude_if=_absent
+    )
+    """Makes the question a closed one: answers are compared by the choice they name."""
+    expected: Choice | None = Field(default=None, exclude_if=_absent)
+    """The choice that counts as right."""
 
 
 class Parameters(Strict):

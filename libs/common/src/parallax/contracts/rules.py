@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from string import Formatter
 from typing import Any, Final, NamedTuple
 
-from parallax.contracts.job import MAX_BATCH_BYTES, MAX_BATCH_EXECUTIONS
+from parallax.contracts.job import MAX_BATCH_BYTES, MAX_BATCH_EXECUTIONS, MAX_CHOICES
 from parallax.contracts.places import Location, pointer
 from parallax.contracts.problem import Problem
 
@@ -58,6 +58,22 @@ def repetition(item: Mapping[str, Any], place: Location, first: dict[str, int]) 
             allowed="ids that differ from each other",
         )
     first.setdefault(identifier, int(place[-1]))
+
+
+def choice_problems(question: Mapping[str, Any], place: Location) -> Iterator[Problem]:
+    """Choices that answers could not be told apart by, and an expected answer that is none of them."""
+    choices, expected = question.get("choices"), question.get("expected")
+    listed = choices if isinstance(choices, list | tuple) else ()
+    known = [str(choice).strip().casefold() for choice in listed[: MAX_CHOICES + 1]]
+    for number, choice in enumerate(known):
+        if choice in known[:number] or not choice:
+            where = pointer((*place, "choices", number))
+            yield Problem(
+                pointer=where, message="is blank or named twice", allowed="choices that differ by more than case"
+            )
+    if isinstance(expected, str) and expected.strip().casefold() not in known:
+        allowed = ", ".join(map(str, listed[:MAX_CHOICES]))[:500] or "only with choices"
+        yield Problem(pointer=pointer((*place, "expected")), message="is none of the choices", allowed=allowed)
 
 
 def _region_problems(value: object, location: Location, allowed: frozenset[str]) -> Iterator[Problem]:
