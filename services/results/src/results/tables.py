@@ -201,3 +201,20 @@ api_keys: Final = Table(
     Column("last_used_at", _MOMENT),
 )
 """Who may use the API. Only a hash of the secret is kept; a key is never deleted but revoked."""
+
+judgements: Final = Table(
+    "judgements",
+    metadata,
+    Column("number", BigInteger, FetchedValue(), primary_key=True),
+    Column("job_id", Text, nullable=False),
+    Column("execution_id", Uuid, nullable=False),
+    Column("outcome", Text),
+    Column("by_rules", Text, nullable=False),
+    Column("rules_version", Integer, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("note", Text),
+    Column("at", _MOMENT, nullable=False),
+)
+"""Outcomes that people decided over the rules: append-only, the last row of an execution counts, and a null
+``outcome`` gives it back to the rules. ``author`` is the id of the key, ``by_rules`` and ``rules_version`` say what
+the rules said at that time."""

@@ -17,6 +17,7 @@ from parallax.health import Health
 from parallax.telemetry import get_logger
 from parallax.worker.process import Worker
 from results.api import keys
+from results.api.comparisons import Comparisons
 from results.api.gate import ApiMetrics
 from results.api.keys import Scope
 from results.api.problems import ApiError, Kind, request_id
@@ -46,6 +47,7 @@ class Api:
     metrics: ApiMetrics
     streams: Streams
     aggregates: Aggregates
+    comparisons: Comparisons
     health: Health
     worker: Worker
     """Checks large jobs."""

@@ -18,10 +18,11 @@ from parallax.health import Health
 from parallax.worker.process import Worker
 from results.api import keys, problems
 from results.api.access import Api
+from results.api.comparisons import Comparisons
 from results.api.documented import describe
 from results.api.gate import ApiMetrics, Gate
 from results.api.queries.summaries import Aggregates
-from results.api.routes import actions, events, executions, installation, jobs
+from results.api.routes import actions, comparison, events, executions, installation, jobs
 from results.api.settings import ApiSettings
 from results.api.streams import Streams
 from results.tables import SCHEMA
@@ -53,6 +54,7 @@ def create_api(
         metrics=metrics,
         streams=Streams(engine, clock, settings),
         aggregates=Aggregates(catalog),
+        comparisons=Comparisons(engine),
         health=Health(dict(health.probes) if health is not None else {}),
         worker=Worker("parallax.contracts.submission:judge_in_worker"),
     )
@@ -94,7 +96,7 @@ def routed(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | No
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    for routes in (jobs, executions, events, actions, installation, pages):
+    for routes in (jobs, executions, comparison, events, actions, installation, pages):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(packages=[("results.web", "static")]))
     describe(app)

@@ -37,6 +37,15 @@ async def optional(request: Request, model: type[Model]) -> Model:
     """
     if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
         return model()
+    return await required(request, model)
+
+
+async def required(request: Request, model: type[Model]) -> Model:
+    """A small body.
+
+    Raises:
+        ApiError: It is too large, is not sent as JSON, is none, or a field is wrong.
+    """
     require_json(request)
     body = await _body(request, SMALL_BODY_BYTES)
     try:

@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from parallax.contracts.job import JobSpec
 from results.api.problems import MEDIA_TYPE, ProblemDetails
-from results.api.requests import CancelRequest, RetryRequest
+from results.api.requests import CancelRequest, JudgeRequest, RetryRequest
 
 _PROBLEM: Final = {"$ref": "#/components/schemas/ProblemDetails"}
 _DESCRIPTIONS: Final = {
@@ -94,6 +94,13 @@ def optional_body(schema: str, example: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def required_body(schema: str, example: dict[str, Any]) -> dict[str, Any]:
+    """A request body that must be there."""
+    body = optional_body(schema, example)
+    body["requestBody"]["required"] = True
+    return body
+
+
 DESCRIPTION: Final = """
 Submit jobs, watch them and query what came of them.
 
@@ -108,7 +115,7 @@ Submit jobs, watch them and query what came of them.
 
 _OF_A_JOB: Final = (
     "get_job", "list_batches", "list_executions", "get_matrix", "get_summary", "get_export", "follow_job",
-    "cancel_job", "retry_job",
+    "cancel_job", "retry_job", "get_comparison", "list_judgements",
 )  # fmt: skip
 """What can be asked of a job by its id."""
 
@@ -119,7 +126,8 @@ def _job_links(job_id: str) -> dict[str, dict[str, Any]]:
 
 def _execution_link(job_id: str, execution_id: str) -> dict[str, dict[str, Any]]:
     parameters = {"job_id": job_id, "execution_id": execution_id}
-    return {"get_execution": {"operationId": "get_execution", "parameters": parameters}}
+    names = ("get_execution", "judge_execution")
+    return {operation: {"operationId": operation, "parameters": parameters} for operation in names}
 
 
 _LINKS: Final = {
@@ -167,7 +175,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 def _requests(answers: dict[str, Any]) -> dict[str, Any]:
     """Schemas of bodies and problems. What is described otherwise in answers is called ``...Input`` here."""
-    models = (JobSpec, CancelRequest, RetryRequest, ProblemDetails)
+    models = (JobSpec, CancelRequest, JudgeRequest, RetryRequest, ProblemDetails)
     _, found = models_json_schema([(model, "validation") for model in models], ref_template=_REFERENCES)
     schemas: dict[str, Any] = found["$defs"]
     schemas["JobSpec"]["examples"] = [JOB_EXAMPLE]

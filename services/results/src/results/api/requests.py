@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from parallax.contracts.answers import Outcome
 from parallax.contracts.model import JobId, Name, RegionName
 from parallax.contracts.outcomes import ExecutionStatus
 
@@ -42,3 +43,11 @@ class RetryRequest(Request):
     region: Annotated[tuple[RegionName, ...], Field(max_length=20)] = ()
     job_id: JobId | None = None
     """The id of the derived job, so that the request can be repeated safely."""
+
+
+class JudgeRequest(Request):
+    """What an answer is, whatever the rules say; ``null`` leaves it to the rules again."""
+
+    outcome: Annotated[Outcome | None, Field(strict=False)]
+    note: Annotated[StorableText, Field(min_length=1, max_length=2_000)] | None = None
+    """Why."""

@@ -6,11 +6,13 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from parallax.contracts.comparison import Accuracy, Choice, Kind, Outcome, QuestionComparison, Rate, Side
+from parallax.contracts.answers import Outcome, Rate
+from parallax.contracts.comparison import Accuracy, Choice, Kind, QuestionComparison, Side
 from results.comparison.choices import OTHER, choice_of
 from results.comparison.distances import Matrix
-from results.comparison.intervals import newcombe, wilson
+from results.comparison.intervals import newcombe
 from results.comparison.preparing import SAYS_NOTHING, Prepared
+from results.comparison.rates import REFUSED, rate
 from results.comparison.shuffles import (
     SHUFFLES,
     Design,
@@ -22,7 +24,7 @@ from results.comparison.shuffles import (
     measure,
 )
 from results.comparison.significance import POWER_Z, Smallest, smallest_p
-from results.comparison.subjects import NO_TEXT, REFUSED, Answer, AskedQuestion, Pair
+from results.comparison.subjects import NO_TEXT, Answer, AskedQuestion, Pair
 from results.comparison.texts import normalised
 from results.comparison.words import telling_words, typical
 
@@ -48,12 +50,6 @@ class Tested(NamedTuple):
     design: Design
     smallest: Smallest | None
     measured: Measured | None
-
-
-def rate(count: int, total: int) -> Rate:
-    """A share with its interval; 0 of nothing is 0, and nothing is known about it."""
-    low, high = wilson(count, total)
-    return Rate(count=count, total=total, share=count / total if total else 0.0, low=low, high=high)
 
 
 def matched(a: Sequence[Prepared], b: Sequence[Prepared]) -> Matched:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
+from parallax.contracts.answers import Rate
 from parallax.contracts.comparison import (
     Accuracy,
     Across,
@@ -11,7 +12,6 @@ from parallax.contracts.comparison import (
     Kind,
     PairComparison,
     QuestionComparison,
-    Rate,
     Verdict,
 )
 from results.comparison.choices import OTHER

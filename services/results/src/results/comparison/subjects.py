@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Final, NamedTuple
 
-from parallax.contracts.comparison import Across, Outcome
+from parallax.contracts.answers import Outcome
+from parallax.contracts.comparison import Across
 
 NO_TEXT: Final = frozenset({Outcome.REFUSED_BY_FIELD, Outcome.REFUSED_BY_FILTER, Outcome.EMPTY})
 """Answers that say nothing, whatever stands in their text. A refusal in words keeps its words: the rule that found it
 is a heuristic, and must not decide whether there is a difference."""
-REFUSED: Final = frozenset({Outcome.REFUSED_IN_WORDS, Outcome.REFUSED_BY_FIELD, Outcome.REFUSED_BY_FILTER})
 
 
 class CellKey(NamedTuple):

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parallax.contracts.comparison import Accuracy, Cell, Outcome, Outcomes, QuestionComparison, Rate
+from parallax.contracts.answers import Outcome, Rate
+from parallax.contracts.comparison import Accuracy, Cell, QuestionComparison
 from results.comparison.distances import Matrix
 from results.comparison.intervals import mean_difference, newcombe
-from results.comparison.questions import Tested, mean_within, rate, separation
+from results.comparison.questions import Tested, mean_within, separation
+from results.comparison.rates import outcomes_of, rate
 from results.comparison.shuffles import SHUFFLES, Design, Values
 from results.comparison.significance import POWER_Z, Smallest, smallest_p
-from results.comparison.subjects import REFUSED, Answer, CellKey, Pair
+from results.comparison.subjects import Answer, CellKey, Pair
 
 
 @dataclass(slots=True)
@@ -46,19 +48,6 @@ class CellTally:
         """The cell as the document has it."""
         within = statistics.fmean(self._within) if self._within else None
         return Cell(**self.cell._asdict(), outcomes=outcomes_of(self.counts, self.cut), within=within)
-
-
-def outcomes_of(counts: Counter[Outcome], cut: int) -> Outcomes:
-    """Counts with the rates that people ask for."""
-    answers = counts.total() - counts[Outcome.FAILED]
-    refused = sum(counts[outcome] for outcome in REFUSED)
-    return Outcomes(
-        **{outcome.value: counts[outcome] for outcome in Outcome},
-        refused=rate(refused, answers),
-        silent=rate(refused + counts[Outcome.EMPTY], answers),
-        cut=rate(cut, answers),
-        missing=rate(counts[Outcome.FAILED], counts.total()),
-    )
 
 
 @dataclass(slots=True)

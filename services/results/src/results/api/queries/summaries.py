@@ -4,15 +4,19 @@ They read every row of the job, which takes 0.1 s for 100,000. What came of it i
 until the ledger of the job changes.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, NamedTuple, TypeVar, cast
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parallax.catalog import Catalog
-from parallax.contracts.answers import Cost, Latency, Summary, SummaryRow, Tokens
+from parallax.contracts.answers import Cost, Latency, Outcome, Outcomes, Summary, SummaryRow, Tokens
 from parallax.pricing import Use, cost_of
+from results.api.queries.outcomes import JUDGED, OUTCOME, RULES
 from results.api.queries.reading import Row, added, counts, row, rows
+from results.comparison.outcomes import RULES_VERSION
+from results.comparison.rates import outcomes_of
 
 WORTH_KEEPING: Final = 5_000
 """Executions from which on a job's aggregates are kept: those of a smaller one take less than 10 ms."""
@@ -40,6 +44,13 @@ SELECT model_id, model, region,
   FROM results.executions WHERE job_id = :job_id
  GROUP BY model_id, model, region ORDER BY model_id, region, model
 """
+_OUTCOMES: Final = f"""
+SELECT model_id, model, region, outcome, count(*) AS executions,
+       count(*) FILTER (WHERE finish_reason = 'length' AND status = 'completed') AS cut
+  FROM (SELECT e.model_id, e.model, e.region, e.finish_reason, e.status, {OUTCOME} AS outcome
+          FROM results.executions AS e {JUDGED} WHERE e.job_id = :job_id) AS counted
+ GROUP BY model_id, model, region, outcome
+"""  # noqa: S608 - made of constants
 _TOTALS: Final = """
 SELECT model, region, count(*) AS executions,
        coalesce(sum(prompt_tokens), 0)::bigint AS prompt_tokens,
@@ -63,10 +74,12 @@ def estimate(catalog: Catalog, used: Iterable[Use]) -> Cost | None:
 
 
 class LedgerVersion(NamedTuple):
-    """How often the ledger of a job has changed: facts are only ever added, or replaced once. Both numbers grow."""
+    """How often the ledger of a job has changed: facts are added, replaced once, judged by hand. All numbers grow."""
 
     recorded: int
     replaced: int
+    judged: int = 0
+    """Decisions about outcomes; aggregates without outcomes leave it at 0."""
 
 
 REPLACED: Final = """(
@@ -80,7 +93,8 @@ async def ledger_version(connection: AsyncConnection, job_id: str) -> LedgerVers
     """The version of a job's ledger, or ``None`` for an unknown job."""
     statement = f"""
         SELECT (SELECT coalesce(sum(recorded), 0) FROM results.batches WHERE batches.job_id = jobs.job_id) AS recorded,
-               {REPLACED}
+               {REPLACED},
+               (SELECT count(*) FROM results.judgements WHERE judgements.job_id = jobs.job_id) AS judged
           FROM results.jobs WHERE job_id = :job_id
     """  # noqa: S608 - made of constants
     found = await row(connection, statement, {"job_id": job_id})
@@ -132,7 +146,8 @@ async def _totals(connection: AsyncConnection, job_id: str, catalog: Catalog) ->
 
 async def _summary(connection: AsyncConnection, job_id: str, catalog: Catalog) -> Summary:
     found = await rows(connection, _STATEMENT, {"job_id": job_id})
-    lines = tuple(_line(record, catalog) for record in found)
+    outcomes = _by_cell(await rows(connection, _OUTCOMES, {"job_id": job_id, **RULES}))
+    lines = tuple(_line(record, outcomes[_cell(record)], catalog) for record in found)
     return Summary(
         job_id=job_id,
         rows=lines,
@@ -140,10 +155,26 @@ async def _summary(connection: AsyncConnection, job_id: str, catalog: Catalog) -
         counts=added([line.counts for line in lines]),
         tokens=_tokens(found),
         cost=estimate(catalog, map(_use, found)),
+        rules_version=RULES_VERSION,
     )
 
 
-def _line(record: Row, catalog: Catalog) -> SummaryRow:
+def _cell(record: Row) -> tuple[str, str, str]:
+    return record["model_id"], record["model"], record["region"]
+
+
+def _by_cell(records: Iterable[Row]) -> defaultdict[tuple[str, str, str], Outcomes]:
+    """Outcomes by cell; a cell that was recorded between two statements has none yet."""
+    counts: defaultdict[tuple[str, str, str], Counter[Outcome]] = defaultdict(Counter)
+    cut: Counter[tuple[str, str, str]] = Counter()
+    for record in records:
+        counts[_cell(record)][Outcome(record["outcome"])] += record["executions"]
+        cut[_cell(record)] += record["cut"]
+    found = {cell: outcomes_of(counted, cut[cell]) for cell, counted in counts.items()}
+    return defaultdict(lambda: outcomes_of(Counter(), 0), found)
+
+
+def _line(record: Row, outcomes: Outcomes, catalog: Catalog) -> SummaryRow:
     latency = record["latency"]
     return SummaryRow(
         model_id=record["model_id"],
@@ -159,6 +190,7 @@ def _line(record: Row, catalog: Catalog) -> SummaryRow:
         retried=record["retried"],
         refusals=record["refusals"],
         empties=record["empties"],
+        outcomes=outcomes,
     )
 
 
