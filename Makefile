@@ -6,7 +6,7 @@ MEMBERS := parallax-common parallax-cli parallax-dispatcher parallax-executor pa
 INSTALLED := .venv/.installed
 PYPROJECTS := pyproject.toml libs/common/pyproject.toml $(wildcard services/*/pyproject.toml)
 
-.PHONY: help demo test check fmt setup lock up bench bench-api bench-submission fuzz-api sim mutants chaos docs modal-deploy modal-verify clean
+.PHONY: help demo test check fmt setup lock up bench bench-api bench-submission bench-compare fuzz-api sim mutants chaos docs modal-deploy modal-verify clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -58,6 +58,9 @@ bench-api: $(INSTALLED) ## the query API with a million executions stored
 
 bench-submission: $(INSTALLED) ## what jobs of 15 MB, legal and hostile, cost the dispatcher and the API
 	$(BIN)/python -m tests.benchmarks.bench_submission
+
+bench-compare: $(INSTALLED) ## false alarms and power of the comparison on answers with known truth, time and memory
+	$(BIN)/python -m tests.benchmarks.bench_compare
 
 ST ?= st
 fuzz-api: $(INSTALLED) ## Schemathesis, installed elsewhere, against a whole installation: make fuzz-api ST=PATH/TO/st

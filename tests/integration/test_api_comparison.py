@@ -57,7 +57,7 @@ async def test_regions_that_differ_are_found_and_those_that_do_not_are_not(stage
 
 async def test_filters_make_a_comparison_of_its_own(stage: Stage) -> None:
     await answered(stage, "job-1", document())
-    found = await compared(stage, "?question=question-1&question=question-2&against=us&region=us&region=apac")
+    found = await compared(stage, "?question=question-2&question=question-3&against=us&region=us&region=apac")
     assert verdicts(found) == {"us-apac": Verdict.NO_DIFFERENCE_FOUND}
     assert found.questions == 2
     assert (await compared(stage, "?across=model")).headlines == ("There is no pair to compare here.",)

@@ -28,6 +28,8 @@ class ExitCode(IntEnum):
     BELOW_MIN_SUCCESS_RATE = 3
     UNREACHABLE = 4
     CANCELLED = 5
+    DIFFERENCE = 6
+    """Something differs, and ``--fail-on-difference`` asked to be told so."""
     INTERRUPTED = 130
 
 

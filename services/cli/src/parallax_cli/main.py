@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from parallax_cli.commands import broker, files, jobs, keys, migrate, model, remote, results, run, up, warm
+from parallax_cli.commands import broker, compare, files, jobs, keys, migrate, model, remote, results, run, up, warm
 
 app = typer.Typer(
     name="parallax",
@@ -16,7 +16,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     epilog=(
         "Exit codes: 0 done, 1 internal error, 2 invalid input, 3 finished below min_success_rate, "
-        "4 cannot reach a needed server, 5 cancelled, 130 interrupted."
+        "4 cannot reach a needed server, 5 cancelled, 6 a difference was found (--fail-on-difference), 130 interrupted."
     ),
 )
 
@@ -44,6 +44,8 @@ app.command()(jobs.jobs)
 app.command()(jobs.show)
 app.command()(results.results)
 app.command()(results.matrix)
+app.command()(compare.compare)
+app.command()(compare.judge)
 app.command()(jobs.cancel)
 app.command()(jobs.retry)
 app.command()(remote.submit)

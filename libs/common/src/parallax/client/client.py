@@ -8,9 +8,9 @@ async with ParallaxClient("http://127.0.0.1:8080") as client:
 """
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 from urllib.parse import quote
 from uuid import UUID
 
@@ -28,10 +28,12 @@ from parallax.contracts.answers import (
     JobPage,
     Matrix,
     MatrixRow,
+    Outcome,
     Retried,
     Submitted,
     Summary,
 )
+from parallax.contracts.comparison import Across, Comparison, ComparisonProgress, Judgement, Judgements
 from parallax.contracts.installation import CatalogAnswer, Regions
 from parallax.contracts.job import JobSpec
 from parallax.contracts.outcomes import ExecutionStatus
@@ -173,6 +175,59 @@ class ParallaxClient:
     async def summary(self, job_id: str) -> Summary:
         """How each model did in each region."""
         return await self._transport.get(Summary, f"{_job(job_id)}/summary")
+
+    async def compare(
+        self, job_id: str, *, on_progress: Callable[[ComparisonProgress], None] = lambda _: None, **chosen: Any
+    ) -> Comparison:
+        """What differs between regions, or models, or two jobs, and how sure one can be.
+
+        A long comparison is waited for; ``on_progress`` is told now and then how far it is. ``chosen``: ``across``,
+        ``with_job_id``, ``against``, ``question``, ``model``, ``region``, as for the resource's parameters.
+        """
+        body = await self._compared(job_id, "json", on_progress, **chosen)
+        return self._transport.parse(Comparison, body)
+
+    async def compare_csv(
+        self, job_id: str, *, on_progress: Callable[[ComparisonProgress], None] = lambda _: None, **chosen: Any
+    ) -> bytes:
+        """The same as a table: one row per pair and question."""
+        return await self._compared(job_id, "csv", on_progress, **chosen)
+
+    async def _compared(
+        self,
+        job_id: str,
+        written: str,
+        on_progress: Callable[[ComparisonProgress], None],
+        *,
+        across: Across | None = None,
+        with_job_id: str | None = None,
+        against: str | None = None,
+        question: Sequence[str] = (),
+        model: Sequence[str] = (),
+        region: Sequence[str] = (),
+    ) -> bytes:
+        params = {
+            "across": across,
+            "with": with_job_id,
+            "against": against,
+            "question": list(question),
+            "model": list(model),
+            "region": list(region),
+            "format": written,
+        }
+        path = f"{_job(job_id)}/comparison"
+        return await self._transport.finished(ComparisonProgress, path, params, on_progress)
+
+    async def judge(
+        self, job_id: str, execution_id: UUID, outcome: Outcome | None, *, note: str | None = None
+    ) -> Judgement:
+        """Decide what an answer is, over the rules; ``None`` leaves it to the rules again."""
+        body = json.dumps({"outcome": outcome, **({"note": note} if note else {})}).encode()
+        return await self._transport.post(Judgement, f"{_job(job_id)}/executions/{execution_id}/outcome", body)
+
+    async def judgements(self, job_id: str) -> Judgements:
+        """What people decided about the answers of a job, the newest first."""
+        return await self._transport.get(Judgements, f"{_job(job_id)}/judgements")
 
     async def export(
         self,

@@ -1,7 +1,7 @@
 """HTTP as the client speaks it: one connection pool, and every failure as one of Parallax's own errors."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -57,14 +57,35 @@ class Transport:
 
     async def get(self, answer: type[T], path: str, params: Mapping[str, Any] | None = None) -> T:
         """What is at a path."""
-        return self._parse(answer, await self._request("GET", path, params=_given(params)))
+        return self.parse(answer, await self._request("GET", path, params=_given(params)))
+
+    async def finished(
+        self, progress: type[T], path: str, params: Mapping[str, Any], on_progress: Callable[[T], None]
+    ) -> bytes:
+        """What is at a path, asked for again and again while the service answers how far it is with it (202)."""
+        while True:
+            try:
+                response = await self._http.request("GET", path, params=_given(params))
+            except httpx.HTTPError as error:
+                raise self._unreachable(error) from error
+            if response.status_code == httpx.codes.ACCEPTED:
+                on_progress(self.parse(progress, response.content))
+            elif response.is_success:
+                return response.content
+            else:
+                raise self._refusal(response.status_code, response.content)
 
     async def post(self, answer: type[T], path: str, body: bytes, *, headers: Mapping[str, str] | None = None) -> T:
         """What answers a posted JSON document."""
         headers = {"Content-Type": "application/json", **(headers or {})}
-        return self._parse(answer, await self._request("POST", path, content=body, headers=headers))
+        return self.parse(answer, await self._request("POST", path, content=body, headers=headers))
 
-    def _parse(self, answer: type[T], body: bytes) -> T:
+    def parse(self, answer: type[T], body: bytes) -> T:
+        """The document in an answer.
+
+        Raises:
+            UnavailableError: It is none of Parallax's.
+        """
         try:
             return answer.model_validate_json(body, extra="ignore")
         except ValidationError as error:

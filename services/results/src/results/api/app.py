@@ -26,7 +26,7 @@ from results.api.routes import actions, comparison, events, executions, installa
 from results.api.settings import ApiSettings
 from results.api.streams import Streams
 from results.tables import SCHEMA
-from results.web import pages
+from results.web import comparing, pages
 
 
 def create_api(
@@ -96,7 +96,7 @@ def routed(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | No
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    for routes in (jobs, executions, comparison, events, actions, installation, pages):
+    for routes in (jobs, executions, comparison, events, actions, installation, pages, comparing):
         app.include_router(routes.router)
     app.mount("/static", StaticFiles(packages=[("results.web", "static")]))
     describe(app)

@@ -8,7 +8,7 @@ import math
 from typing import Final, NamedTuple
 
 LEVEL: Final = 0.05
-TYPICAL_SPREAD: Final = 0.36
+TYPICAL_SPREAD: Final = 0.37
 """S80 x samples x sqrt(questions) of a very noisy model at temperature 0.7; models that vary less see smaller ones."""
 _Z: Final = 1.96 + 0.8416
 """z of 97.5 % (two-sided) + z of 80 %."""

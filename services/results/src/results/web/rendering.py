@@ -9,6 +9,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import BaseModel
 
+from parallax.contracts.answers import Rate
+from results.comparison.sentences import percent as in_percent
+
 UNKNOWN: Final = "—"
 """What stands where a value is not known."""
 
@@ -28,13 +31,31 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"grouped": grouped, "moment": moment, "duration": duration, "shortened": shortened, "lines": lines}
+    made.filters |= {
+        "grouped": grouped,
+        "moment": moment,
+        "duration": duration,
+        "shortened": shortened,
+        "lines": lines,
+        "percent": percent,
+        "interval": interval,
+    }
     return made
 
 
 def grouped(number: int | None) -> str:
     """A whole number with its thousands apart."""
     return UNKNOWN if number is None else f"{number:,}"
+
+
+def percent(share: float | None) -> str:
+    """A share, with a decimal where it is small."""
+    return UNKNOWN if share is None else in_percent(share)
+
+
+def interval(rate: Rate) -> str:
+    """A count with the 95 % interval of its share."""
+    return f"{rate.count} of {rate.total} ({100 * rate.low:.0f}\N{EN DASH}{100 * rate.high:.0f} %)"
 
 
 def moment(at: datetime | None) -> str:
