@@ -109,6 +109,8 @@ def _details(pair: PairComparison, names: tuple[str, str]) -> list[str]:
         told.append(f"Cut off: {_against(a.cut, b.cut, names)}.")
     if pair.verdict is not Verdict.DIFFERS:
         return told
+    if not pair.questions_different:
+        return [*told, "No single question stands out: what differs is spread over them, or needs more samples."]
     total = len(pair.questions)
     rest = total - pair.questions_different - pair.questions_unknown
     line = f"Different on {pair.questions_different} of {total} questions"

@@ -68,7 +68,7 @@ async def show_comparison(api: ApiParts, asked: Annotated[Asked, Depends(_asked)
         found=found,
         groups=groups_of(found),
         asked=asked,
-        parts=parts if found.with_job_id is None else [],
+        choices=parts if found.with_job_id is None else [],
         query=request.url.query,
         shade=shade,
         letters=letters,
