@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from parallax.contracts.answers import Outcome
 from parallax.contracts.comparison import Comparison, ComparisonProgress, Verdict
 from parallax.contracts.plan import Cell
+from parallax.contracts.rates import Outcome
 from results.api.comparing import MAX_PAIRS, Asked
 from results.api.comparisons import Comparisons
 from results.api.queries import outcomes

@@ -1,12 +1,15 @@
 """The web page shows what the API tells, and what models wrote stays text."""
 
+import random
 from collections.abc import AsyncIterator
 from html.parser import HTMLParser
 
 import pytest
 
+from parallax.contracts.plan import Cell
 from tests.fakes import facts
 from tests.integration.api_stage import Stage, staged
+from tests.integration.comparison_stage import answered, document, ordinary
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)> & \" ' \u202e \x1b[31m {{ 7 * 7 }}"
 
@@ -135,3 +138,54 @@ async def test_a_job_that_is_half_way_shows_what_there_is(stage: Stage) -> None:
     assert job.text.count("an answer") == 1
     assert ("src", "/static/follow.js") in job.attributes
     assert (await seen(stage, "/jobs/job-1/compare/0")).text.count("no answer yet") == 5
+
+
+async def test_the_comparison_is_a_page_with_its_controls_its_square_and_its_map(stage: Stage) -> None:
+    models = [{"id": f"model-{n}", "model": "smollm2-135m", "parameters": {"seed": 100 * n}} for n in range(2)]
+    await answered(stage, "job-1", document(4, models=models))
+    page = await seen(stage, "/jobs/job-1/comparison")
+    assert page.text.index("Controls: 3 repeats") < page.text.index("pairs differ")
+    assert page.tags.count("table") == 5, "a square and a map for each model, and what came of the calls"
+    assert "script" not in page.tags
+    classes = [value or "" for name, value in page.attributes if name == "class"]
+    assert any(value.endswith(" differs") and value.startswith("s") for value in classes)
+    assert "calm" in classes
+    assert "cricket" in page.text
+    assert "does not mean that there is none" in page.text
+    assert ("href", "/jobs/job-1/compare/0") in page.attributes
+    side = await seen(stage, "/jobs/job-1/compare/0")
+    assert "Repeats show up to" in side.text
+    assert "typical" in side.text
+    assert "cricket" in side.text
+    job = await seen(stage, "/jobs/job-1")
+    assert ("href", "/jobs/job-1/comparison") in job.attributes
+    assert "0 of 32 (0\N{EN DASH}11 %)" in job.text
+
+
+async def test_hostile_words_stay_text_in_a_comparison(stage: Stage) -> None:
+    def hostile(draw: random.Random, _: int, cell: Cell) -> str:
+        return ordinary(draw, *([HOSTILE] if cell.region == "us" else []))
+
+    await answered(stage, "job-1", document(2), hostile)
+    for path in ("/jobs/job-1/comparison", "/jobs/job-1/compare/0", "/jobs/job-1/comparison?with=&across=&question="):
+        page = await seen(stage, path)
+        assert "alert" in page.text, "one of the telling words"
+        assert not {"script", "b onerror"} & set(page.tags)
+        assert page.tags.count("img") == 1
+
+
+async def test_comparisons_that_cannot_be_made_are_pages_too(stage: Stage) -> None:
+    await answered(stage, "job-1", document(1, regions=["us"]))
+    assert "no pair to compare" in (await seen(stage, "/jobs/job-1/comparison")).text
+    await seen(stage, "/jobs/none/comparison", 404)
+    for query in ("across=mars", "with=job-1", "with=%00", "against=mars", "question=none"):
+        await seen(stage, f"/jobs/job-1/comparison?{query}", 422)
+    await seen(stage, "/jobs/job-1/comparison?with=other", 404)
+
+
+async def test_two_jobs_on_a_page(stage: Stage) -> None:
+    await answered(stage, "job-1", document(2))
+    await answered(stage, "job-2", document(3))
+    page = await seen(stage, "/jobs/job-1/comparison?with=job-2")
+    assert "Two jobs compared" in page.text
+    assert "the other job did not ask it" in page.text

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Final, NamedTuple
 
-from parallax.contracts.answers import Outcome
 from parallax.contracts.comparison import Across, Comparison
+from parallax.contracts.rates import Outcome
 from results.comparison.engine import Comparer, Subject
 from results.comparison.outcomes import Ended, outcome_of
 from results.comparison.subjects import Answer, AskedQuestion, CellKey, Pair

@@ -84,4 +84,4 @@ def test_outcomes_have_codes() -> None:
         ExitCode.BELOW_MIN_SUCCESS_RATE,
         ExitCode.CANCELLED,
     ]
-    assert [code.value for code in ExitCode] == [0, 1, 2, 3, 4, 5, 130]
+    assert [code.value for code in ExitCode] == [0, 1, 2, 3, 4, 5, 6, 130]

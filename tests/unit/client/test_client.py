@@ -203,3 +203,34 @@ async def test_results_come_as_rows() -> None:
     async with client_of(lambda _: httpx.Response(200, content=body)) as client:
         found = await client.results("j")
     assert found == Results([{"n": n, "text": "a\u2028b"} for n in range(3)])
+
+
+async def test_a_long_comparison_is_waited_for() -> None:
+    seen: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(str(request.url))
+        if len(seen) < 3:
+            return httpx.Response(202, json={"job_id": "job-1", "questions_done": len(seen), "questions": 9})
+        return httpx.Response(200, text="pair,verdict")
+
+    told: list[int] = []
+    async with client_of(answer) as client:
+        table = await client.compare_csv(
+            "job-1",
+            with_job_id="job-2",
+            question=["q"],
+            on_progress=lambda progress: told.append(progress.questions_done),
+        )
+    assert table == b"pair,verdict"
+    assert told == [1, 2]
+    assert seen[0] == "http://api.test:8080/v1/jobs/job-1/comparison?with=job-2&question=q&format=csv"
+
+
+async def test_a_comparison_that_cannot_be_made_is_an_error() -> None:
+    async with client_of(lambda _: problem(409)) as client:
+        with pytest.raises(ConflictError):
+            await client.compare("job-1")
+    async with client_of(lambda _: problem(413)) as client:
+        with pytest.raises(InvalidInputError, match="the detail"):
+            await client.compare("job-1")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from parallax.contracts.answers import Outcome
+from parallax.contracts.rates import Outcome
 from results.comparison.choices import choice_of
 from results.comparison.outcomes import Ended, outcome_of, refuses
 from results.comparison.texts import MAX_CHARS, dominant_script, normalised

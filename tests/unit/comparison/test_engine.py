@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parallax.contracts.answers import Outcome
 from parallax.contracts.comparison import Across, Comparison, Kind, Verdict
+from parallax.contracts.rates import Outcome
 from results.comparison.engine import Comparer, Subject
 from results.comparison.subjects import Answer, AskedQuestion, CellKey, Pair, Repeats, groups_of, pairs_of
 from tests.benchmarks.comparison.scenarios import REFUSALS, A, B, answers, missing

@@ -6,7 +6,8 @@ import pytest
 from pydantic import BaseModel
 
 from parallax.contracts import answers, installation
-from parallax.contracts.answers import Answer, JobStatus
+from parallax.contracts.answers import JobStatus
+from parallax.contracts.rates import Answer
 
 MODELS = [
     model

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from parallax.contracts.answers import CellExecution, ExecutionBrief, JobBrief, Matrix, MatrixCell, MatrixRow, Summary
 from parallax.contracts.installation import Regions
+from parallax.contracts.rates import Rate
 from parallax_cli.text import one_line
 from parallax_cli.view import STATUS_STYLES, duration
 
@@ -111,10 +112,15 @@ def summary_table(summary: Summary) -> Table:
             duration(row.latency_s.p95) if row.latency_s else "-",
             str(row.tokens.prompt + row.tokens.completion),
             str(row.attempts),
-            str(row.refusals),
+            _interval(row.outcomes.refused),
             str(row.empties),
         )
     return table
+
+
+def _interval(rate: Rate) -> str:
+    """A count, and the 95 % interval of its share."""
+    return f"{rate.count} ({100 * rate.low:.0f}-{100 * rate.high:.0f} %)"
 
 
 def regions_table(regions: Regions) -> Table:

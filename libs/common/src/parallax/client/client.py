@@ -28,7 +28,6 @@ from parallax.contracts.answers import (
     JobPage,
     Matrix,
     MatrixRow,
-    Outcome,
     Retried,
     Submitted,
     Summary,
@@ -37,6 +36,7 @@ from parallax.contracts.comparison import Across, Comparison, ComparisonProgress
 from parallax.contracts.installation import CatalogAnswer, Regions
 from parallax.contracts.job import JobSpec
 from parallax.contracts.outcomes import ExecutionStatus
+from parallax.contracts.rates import Outcome
 
 PAGE_SIZE: Final = 200
 

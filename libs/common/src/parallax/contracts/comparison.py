@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from parallax.contracts.answers import Answer, Outcome, Outcomes, Rate
+from parallax.contracts.rates import Answer, Outcome, Outcomes, Rate
 
 
 class Across(StrEnum):

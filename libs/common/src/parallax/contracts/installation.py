@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal, Self
 
-from parallax.contracts.answers import Answer
+from parallax.contracts.rates import Answer
 
 
 class ExecutorState(Answer):

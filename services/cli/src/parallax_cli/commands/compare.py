@@ -9,8 +9,8 @@ from uuid import UUID
 
 import typer
 
-from parallax.contracts.answers import Outcome
 from parallax.contracts.comparison import Across, Comparison, ComparisonProgress, Verdict
+from parallax.contracts.rates import Outcome
 from parallax.errors import InvalidInputError
 from parallax_cli.commands.results import newest_job
 from parallax_cli.comparisons import comparison_lines

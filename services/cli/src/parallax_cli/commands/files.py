@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -19,10 +20,14 @@ from parallax_cli.console import stdout
 from parallax_cli.exits import guarded
 from parallax_cli.jobfile import load_job
 from parallax_cli.options import Api, AsJson, JobFile, Key
+from parallax_cli.planning import ASSUMED_CALL_S, planned_power, power_lines
 from parallax_cli.text import one_line
 
-ASSUMED_CALL_S: Final = 5.0
-"""For estimates before anything is known: a short answer of a small model, not a promise."""
+
+class Survey(StrEnum):
+    """Surveys that a job file is written for."""
+
+    REGIONS = "regions"
 
 
 @guarded
@@ -30,9 +35,13 @@ def init(
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("job.yaml"),
     *,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    survey: Annotated[
+        Survey | None, typer.Option(help="A survey: enough samples, controls, closed questions.", show_default=False)
+    ] = None,
 ) -> None:
     """Write a commented job file to start from."""
-    text = examples.path("starter.yaml").read_text(encoding="utf-8")
+    name = "starter.yaml" if survey is None else f"survey-{survey.value}.yaml"
+    text = examples.path(name).read_text(encoding="utf-8")
     try:
         with path.open("w" if force else "x", encoding="utf-8") as file:
             file.write(text)
@@ -54,10 +63,12 @@ def validate(path: JobFile, *, as_json: AsJson = False, api: Api = None, key: Ke
         offer = asyncio.run(remote_offer(api, key))
     spec = load_job(path, offer)
     estimate = _estimate(spec, catalog) if catalog is not None else None
+    power = planned_power(spec)
     if as_json:
         document = {
             "valid": True, "name": spec.name, "questions": len(spec.questions), "executions": execution_count(spec),
             "batches": batch_count(spec), "lanes": list(JobPlan.of(spec).lanes()), "estimated_cost": estimate,
+            "power": None if power is None else power._asdict(),
         }  # fmt: skip
         typer.echo(json.dumps(document))
         return
@@ -75,6 +86,8 @@ def validate(path: JobFile, *, as_json: AsJson = False, api: Api = None, key: Ke
             + (")" if estimate["complete"] else "; some of its models have none and are left out)"),
             soft_wrap=True,
         )
+    for line in power_lines(spec, catalog):
+        console.print(line, soft_wrap=True)
 
 
 def _estimate(spec: JobSpec, catalog: Catalog) -> dict[str, str | float | bool] | None:

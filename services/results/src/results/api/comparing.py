@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parallax.contracts.comparison import Across, Unmatched
-from parallax.contracts.job import JobSpec, ModelSelection, Parameters
+from parallax.contracts.job import ModelSelection, Parameters
 from results.api.problems import ApiError, Kind, invalid_parameter, job_not_found
 from results.api.queries import comparison, jobs
 from results.api.queries.comparison import AskedHere, ComparedJob, Said
@@ -217,9 +217,3 @@ def question_of(
         kept[cell] = [one.answer for one in some]
     whole = AskedQuestion(question.number, question.id, kept, question.tags, question.choices, question.expected)
     return whole, left_out
-
-
-def planned_pairs(spec: JobSpec) -> int:
-    """How many pairs across regions a job will have, at most."""
-    regions = [len(model.regions or spec.regions) for model in spec.models]
-    return sum(count * (count - 1) // 2 for count in regions)

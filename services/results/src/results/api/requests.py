@@ -4,9 +4,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from parallax.contracts.answers import Outcome
 from parallax.contracts.model import JobId, Name, RegionName
 from parallax.contracts.outcomes import ExecutionStatus
+from parallax.contracts.rates import Outcome
 
 
 def _storable(text: str) -> str:

@@ -7,7 +7,7 @@ The rules are in order; the first that holds decides. The same rules are written
 import re
 from typing import Final, NamedTuple
 
-from parallax.contracts.answers import Outcome
+from parallax.contracts.rates import Outcome
 
 RULES_VERSION: Final = 1
 """Grows when a rule changes, so that two counts are only compared when they were made by the same rules."""

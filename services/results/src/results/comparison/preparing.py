@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from parallax.contracts.answers import Outcome
+from parallax.contracts.rates import Outcome
 from results.comparison.choices import choice_of
 from results.comparison.distances import Grams, Matrix, closed_distances, grams_of, open_distances
 from results.comparison.subjects import NO_TEXT, Answer, AskedQuestion, CellKey

@@ -6,8 +6,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from parallax.contracts.answers import Outcome, Rate
 from parallax.contracts.comparison import Accuracy, Choice, Kind, QuestionComparison, Side
+from parallax.contracts.rates import Outcome, Rate
 from results.comparison.choices import OTHER, choice_of
 from results.comparison.distances import Matrix
 from results.comparison.intervals import newcombe

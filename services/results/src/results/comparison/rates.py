@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Final
 
-from parallax.contracts.answers import Outcome, Outcomes, Rate
+from parallax.contracts.rates import Outcome, Outcomes, Rate
 from results.comparison.intervals import wilson
 
 REFUSED: Final = frozenset({Outcome.REFUSED_IN_WORDS, Outcome.REFUSED_BY_FIELD, Outcome.REFUSED_BY_FILTER})

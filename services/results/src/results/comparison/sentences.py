@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from parallax.contracts.answers import Rate
 from parallax.contracts.comparison import (
     Accuracy,
     Across,
@@ -14,6 +13,7 @@ from parallax.contracts.comparison import (
     QuestionComparison,
     Verdict,
 )
+from parallax.contracts.rates import Rate
 from results.comparison.choices import OTHER
 from results.comparison.intervals import fisher
 from results.comparison.subjects import Pair

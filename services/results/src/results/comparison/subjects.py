@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Final, NamedTuple
 
-from parallax.contracts.answers import Outcome
 from parallax.contracts.comparison import Across
+from parallax.contracts.rates import Outcome
 
 NO_TEXT: Final = frozenset({Outcome.REFUSED_BY_FIELD, Outcome.REFUSED_BY_FILTER, Outcome.EMPTY})
 """Answers that say nothing, whatever stands in their text. A refusal in words keeps its words: the rule that found it

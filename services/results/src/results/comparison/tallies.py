@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parallax.contracts.answers import Outcome, Rate
 from parallax.contracts.comparison import Accuracy, Cell, QuestionComparison
+from parallax.contracts.rates import Outcome, Rate
 from results.comparison.distances import Matrix
 from results.comparison.intervals import mean_difference, newcombe
 from results.comparison.questions import Tested, mean_within, separation

@@ -43,7 +43,7 @@ def telling_words(texts_a: Sequence[str], texts_b: Sequence[str]) -> tuple[tuple
         for word in count_a.keys() | count_b.keys()
         if abs((a := count_a[word] / len(texts_a)) - (b := count_b[word] / len(texts_b))) >= LEAST_SHARE - 1e-9
     ]
-    told.sort(key=lambda word: (-abs(word.share_a - word.share_b), word.word))
+    told.sort(key=lambda word: (-abs(word.share_a - word.share_b), not word.word.isalpha(), word.word))
     ours = [word for word in told if word.share_a > word.share_b]
     theirs = [word for word in told if word.share_b > word.share_a]
     return tuple(ours[:MOST_WORDS]), tuple(theirs[:MOST_WORDS])

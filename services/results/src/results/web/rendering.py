@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import BaseModel
 
-from parallax.contracts.answers import Rate
+from parallax.contracts.rates import Rate
 from results.comparison.sentences import percent as in_percent
 
 UNKNOWN: Final = "—"

@@ -7,8 +7,9 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from parallax.contracts.answers import JobStatus, Outcome
+from parallax.contracts.answers import JobStatus
 from parallax.contracts.plan import JobPlan
+from parallax.contracts.rates import Outcome
 from results.api.queries.outcomes import JUDGED, OUTCOME, RULES
 from results.api.queries.reading import rows
 from results.comparison.subjects import Answer, CellKey

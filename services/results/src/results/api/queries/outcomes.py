@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from parallax.contracts.answers import Outcome
+from parallax.contracts.rates import Outcome
 from results.api.queries.reading import Row, row, rows
 from results.comparison.outcomes import FILTER_ERRORS, FILTER_REASONS, REFUSAL_CHARS, REFUSAL_PATTERN
 

@@ -11,7 +11,8 @@ from typing import Final, NamedTuple, TypeVar, cast
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parallax.catalog import Catalog
-from parallax.contracts.answers import Cost, Latency, Outcome, Outcomes, Summary, SummaryRow, Tokens
+from parallax.contracts.answers import Cost, Latency, Summary, SummaryRow, Tokens
+from parallax.contracts.rates import Outcome, Outcomes
 from parallax.pricing import Use, cost_of
 from results.api.queries.outcomes import JUDGED, OUTCOME, RULES
 from results.api.queries.reading import Row, added, counts, row, rows
