@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from parallax.contracts.comparison import Comparison, ComparisonProgress, Verdict
+from parallax.contracts.outcomes import ExecutionStatus
 from parallax.contracts.plan import Cell
 from parallax.contracts.rates import Outcome
 from results.api.comparing import MAX_PAIRS, Asked
@@ -161,7 +162,7 @@ async def test_a_long_comparison_tells_how_far_it_is(stage: Stage) -> None:
     assert found == await compared(stage)
 
 
-async def test_one_computation_serves_all_who_ask_and_is_kept(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_computation_serves_all_who_ask_and_is_kept(stage: Stage) -> None:
     await answered(stage, "job-1", document(1))
     patient = Comparisons(stage.engine)
     first = await patient.of(Asked("job-1"))
@@ -230,8 +231,6 @@ async def test_an_outcome_decided_by_hand_counts_everywhere(stage: Stage) -> Non
 async def test_what_cannot_be_judged(stage: Stage) -> None:
     spec = await stage.accept("job-1", document(1))
     batch = await stage.open("job-1", spec, 0)
-    from parallax.contracts.outcomes import ExecutionStatus
-
     failed = facts.ended(batch, batch.cells[0], ExecutionStatus.FAILED)
     await stage.store([failed])
     path = f"/v1/jobs/job-1/executions/{failed.execution_id}/outcome"
