@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parallax.contracts.comparison import Across, Unmatched
 from parallax.contracts.job import ModelSelection, Parameters
+from parallax.contracts.model import read_document
 from results.api.problems import ApiError, Kind, invalid_parameter, job_not_found
 from results.api.queries import comparison, jobs
 from results.api.queries.comparison import AskedHere, ComparedJob, Said
@@ -129,9 +130,9 @@ def repeats_of(one: ComparedJob) -> Repeats:
 
 
 def _models(spec: Mapping[str, Any]) -> Iterable[tuple[ModelSelection, Parameters]]:
-    whole = Parameters.model_validate(spec.get("parameters") or {}, strict=False)
+    whole = read_document(Parameters, spec.get("parameters") or {})
     for document in spec.get("models") or ():
-        model = ModelSelection.model_validate(document, strict=False)
+        model = read_document(ModelSelection, document)
         yield model, whole.merged_under(model.parameters)
 
 

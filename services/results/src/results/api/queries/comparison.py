@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from parallax.contracts.answers import JobStatus
+from parallax.contracts.model import read_document
 from parallax.contracts.plan import JobPlan
 from parallax.contracts.rates import Outcome
 from results.api.queries.outcomes import JUDGED, OUTCOME, RULES
@@ -50,7 +51,7 @@ async def job(connection: AsyncConnection, job_id: str) -> ComparedJob | None:
     """A job, or ``None`` for an unknown one."""
     statement = "SELECT job_id, status, plan, spec FROM results.jobs WHERE job_id = :job_id"
     for found in await rows(connection, statement, {"job_id": job_id}):
-        plan = JobPlan.model_validate(found["plan"], strict=False) if found["plan"] else None
+        plan = read_document(JobPlan, found["plan"]) if found["plan"] else None
         return ComparedJob(found["job_id"], JobStatus(found["status"]), plan, found["spec"] or {})
     return None
 

@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "0010"
-down_revision = "0003"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
@@ -26,8 +26,3 @@ def upgrade() -> None:
         """
     )
     op.execute("CREATE INDEX judgements_of_a_job ON results.judgements (job_id, execution_id, number)")
-
-
-def downgrade() -> None:
-    """Drop it."""
-    op.execute("DROP TABLE results.judgements")
