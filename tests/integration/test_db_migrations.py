@@ -258,7 +258,7 @@ async def test_neither_settings_nor_the_lock_stay_behind(engine: AsyncEngine, to
     toy("expand", TABLE)
     await toys(engine)
     assert await rows(engine, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory'") == []
-    assert await row(engine, "SHOW statement_timeout") == {"statement_timeout": "1min"}
+    assert await row(engine, "SHOW statement_timeout") == {"statement_timeout": "10s"}
 
 
 async def test_a_revision_has_no_time_limit(engine: AsyncEngine, toy: Write) -> None:
