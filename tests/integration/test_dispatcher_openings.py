@@ -29,7 +29,7 @@ from parallax.contracts.messages import (
 )
 from parallax.contracts.outcomes import Counts, ExecutionStatus
 from parallax.contracts.plan import BatchRef, Cell
-from parallax.contracts.routing import CANCELLATIONS, executions
+from parallax.contracts.routing import CANCELLATIONS, executions, waiting
 from parallax.db.engine import create_engine
 from parallax.db.migrations import migrate
 from parallax.errors import UnavailableError, UnconfirmedError
@@ -302,6 +302,19 @@ async def test_a_short_job_waits_behind_few_tasks_of_a_long_one(engine: AsyncEng
     assert order.index("short") <= 10
     assert stage.heard(JobFinished, "long")[0].counts == Counts(completed=100)
     assert times_published(stage, "long") == {1: 100}
+
+
+async def test_a_model_that_accepts_no_calls_holds_back_its_own_tasks_alone(engine: AsyncEngine) -> None:
+    """Its tasks wait in a queue of their own, which nobody drains for now."""
+    settings = Settings(pace=Pace(direct=10))
+    async with staged(engine) as stage, dispatching(stage, settings=settings):
+        for _ in range(20):
+            await stage.bus.publish_raw(waiting("us", "large"), b"of another job")
+        await stage.run_executors("us")
+        models = [{"id": "slow", "model": "large"}, {"id": "tiny"}]
+        await stage.submit("long", job_document(questions=1, models=models, samples=50, regions=["us"]))
+        await stage.until_turning(lambda: len(stage.heard(ExecutionTask, "long")) == 50, seconds=0.1)
+    assert {task.model for task in stage.heard(ExecutionTask, "long")} == {"tiny"}
 
 
 async def test_what_was_not_fed_yet_when_the_dispatcher_stopped_is_published_by_the_next(engine: AsyncEngine) -> None:

@@ -290,4 +290,4 @@ async def test_health_says_when_a_part_does_not_work(engine: AsyncEngine) -> Non
                     stage.clock.advance(1)
                     await asyncio.sleep(0.01)
             await bus.close()
-            assert await health.check() == {"consumers": False, "database": True, "timer": True}
+            assert await health.check() == {"broker": False, "consumers": False, "database": True, "timer": True}

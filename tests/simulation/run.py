@@ -31,6 +31,8 @@ CALM_LIMIT_S: Final = 7_200.0
 """Virtual time in which every job must end once nothing disturbs any more."""
 LET_GO_S: Final = 40.0
 """Longer than any attempt of the workload."""
+LET_GO_LIMIT_S: Final = 300.0
+"""Longer than a process is stopped, and than any batch may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +151,13 @@ class Scheduler:
         raise ViolationError(f"not every job has ended after {MOST_STEPS} steps")
 
     async def _let_go(self) -> None:
-        """Let executors end what they still hold of batches that were closed without them."""
-        until = self._world.loop.time() + LET_GO_S
-        while self._world.loop.time() < until:
+        """Let executors end what they still hold of batches that were closed without them; some were stopped."""
+        world = self._world
+        until = world.loop.time() + LET_GO_S
+        last = until + LET_GO_LIMIT_S
+        while world.loop.time() < until or (unsettled(world) and world.loop.time() < last):
             await self._next()
-            await self._world.settle()
+            await world.settle()
 
     async def _next(self) -> None:
         world = self._world
@@ -238,14 +242,21 @@ async def check_end(world: World) -> None:
 
 def check_broker(world: World) -> None:
     """Whoever works has settled what it took, and every stopped job is in the cancellation stream."""
-    for name, queue in world.broker._queues.items():
-        for consumer in queue.consumers:
-            if name != "results.heartbeats" and consumer._unsettled:
-                raise ViolationError(f"{len(consumer._unsettled)} deliveries of {name} were never settled")
+    if left := unsettled(world):
+        raise ViolationError(f"deliveries of {sorted(left)} were never settled")
     told = world.cancellations()
     for job_id in world.jobs:
         if ended_early(world, job_id) and job_id not in told:
             raise ViolationError(f"{job_id} was stopped, and no executor was told")
+
+
+def unsettled(world: World) -> set[str]:
+    """The queues of which somebody holds deliveries."""
+    return {
+        name
+        for name, queue in world.broker._queues.items()
+        if name != "results.heartbeats" and any(consumer._unsettled for consumer in queue.consumers)
+    }
 
 
 def check_facts(world: World, rows: list[dict[str, Any]]) -> None:

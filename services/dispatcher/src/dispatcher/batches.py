@@ -23,7 +23,8 @@ from dispatcher.store import Store
 from parallax.bus.port import Bus
 from parallax.clock import Clock
 from parallax.contracts.messages import ExecutionTask, Message
-from parallax.contracts.routing import executions
+from parallax.contracts.plan import Cell
+from parallax.contracts.routing import executions, waiting
 from parallax.errors import UnavailableError, UnconfirmedError
 from parallax.telemetry import get_logger
 
@@ -94,41 +95,46 @@ class BatchPublisher:
     async def _feed(self, held: _Held) -> bool:
         """Publish to each region only while few tasks wait there.
 
-        So a short job waits behind the tasks that wait already, not behind all of this batch.
+        So a short job waits behind the tasks that wait already, not behind all of this batch; and a model that accepts
+        no calls holds back its own tasks alone.
         """
         opening = held.opening
         if not await self._send(held, [opening.announcement()]):
             return False
-        left = {region: _tasks_of(opening, region) for region in dict.fromkeys(cell.region for cell in opening.cells)}
+        left = {share: _tasks_of(opening, *share) for share in dict.fromkeys(map(_share, opening.cells))}
         while left:
-            states = {region: await self._feed_region(held, region, tasks) for region, tasks in left.items()}
+            states = {share: await self._feed_share(held, *share, tasks) for share, tasks in left.items()}
             if _Fed.GIVEN_UP in states.values():
                 return False
-            left = {region: tasks for region, tasks in left.items() if states[region] is not _Fed.ENDED}
+            left = {share: tasks for share, tasks in left.items() if states[share] is not _Fed.ENDED}
             if left and _Fed.MORE not in states.values():
                 await self._clock.sleep(FEED_POLL_S)
                 if not await self._holds(held):
                     return False
         return True
 
-    async def _feed_region(self, held: _Held, region: str, tasks: Iterator[ExecutionTask]) -> _Fed:
-        """Add some tasks to a region where at most half of what may wait does; batches take turns.
-
-        Tasks that executors have moved to a model's waiting queue stand in nobody's way, and are not counted.
-        """
+    async def _feed_share(self, held: _Held, region: str, model_id: str, tasks: Iterator[ExecutionTask]) -> _Fed:
+        """Add some tasks of a model where at most half of what may wait does; batches take turns."""
         some = max(1, self._pace.direct // 2)
         async with self._feeding[region]:
             try:
-                waiting = await self._bus.depth(executions(region))
+                room = await self._has_room(held.opening, region, model_id, most=some)
             except UnavailableError:
-                return _Fed.FULL
-            if waiting > some:
+                room = False
+            if not room:
                 return _Fed.FULL
             fed = list(islice(tasks, some))
             for chunk in _chunks(fed, self._pace.chunk):
                 if not await self._send(held, chunk):
                     return _Fed.GIVEN_UP
         return _Fed.MORE if len(fed) == some else _Fed.ENDED
+
+    async def _has_room(self, opening: Opening, region: str, model_id: str, *, most: int) -> bool:
+        """Whether few tasks wait for the region, and few for the model there, which may accept no calls just now."""
+        if await self._bus.depth(executions(region)) > most:
+            return False
+        model = next(model.catalog_name for model in opening.job.template.models if model.id == model_id)
+        return await self._bus.depth(waiting(region, model)) <= most
 
     async def _send(self, held: _Held, chunk: list[Message]) -> bool:
         """Publish a chunk once; false when it must be left to an inspection."""
@@ -189,8 +195,12 @@ class BatchPublisher:
         )
 
 
-def _tasks_of(opening: Opening, region: str) -> Iterator[ExecutionTask]:
-    return opening.tasks(cell for cell in opening.cells if cell.region == region)
+def _share(cell: Cell) -> tuple[str, str]:
+    return cell.region, cell.model_id
+
+
+def _tasks_of(opening: Opening, region: str, model_id: str) -> Iterator[ExecutionTask]:
+    return opening.tasks(cell for cell in opening.cells if _share(cell) == (region, model_id))
 
 
 def _chunks(messages: Iterable[Message], most: int) -> Iterator[list[Message]]:
