@@ -69,8 +69,8 @@ class Node:
         self.root = self.context.run(asyncio.get_running_loop().create_task, life(), name=self.name)
 
     def leave(self) -> None:
-        """Ask the service to stop in an orderly way."""
-        self._leave.set()
+        """Ask the service to stop in an orderly way; a process that is stopped gets the signal when it goes on."""
+        self.receive(self._leave.set)
 
     @property
     def ended(self) -> bool:
