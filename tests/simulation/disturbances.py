@@ -116,7 +116,7 @@ class Disturbances:
             case Fault.STOP if alive:
                 node = self._world.random.choice(alive)
                 self._world.tell("is asked to stop", node)
-                node.receive(node.leave)  # a stopped process hears of it when it goes on
+                node.leave()
             case Fault.FROZEN if awake := [node for node in alive if node.awake.is_set()]:
                 self._freeze(self._world.random.choice(awake), self._world.random.uniform(5, 120))
             case Fault.CLOCK_JUMP:
