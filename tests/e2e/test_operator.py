@@ -150,6 +150,7 @@ async def test_dead_letters_are_listed_replayed_and_dropped(amqp_url: str, names
 
 async def test_keys_are_made_listed_and_revoked(database_url: str, tmp_path: Path) -> None:
     parallax = Parallax(tmp_path / "no-home", {"PARALLAX_DATABASE_URL": database_url})
+    assert (await parallax("migrate")).code == 0
     made = await parallax("keys", "create", "--scope", "submit", "--label", "nightly", "--days", "30")
     assert made.code == 0, made.err
     key = made.out.strip()

@@ -144,14 +144,19 @@ class Execution:
     def overdue_outcome(self) -> Ended:
         """The deadline struck while no call was running."""
         value = self.task.limits.batch_deadline_s
-        last = next((attempt.error for attempt in reversed(self.attempts) if attempt.error is not None), None)
-        cause = f"; the last attempt ended with: {last.message}" if last else ""
-        if not cause and self._queue.trouble is not None:
-            cause = f"; the model accepted no calls: {self._queue.trouble}"
-        message = f"batch_deadline_s of {value:g} s struck while the execution waited for its call{cause}"[:2000]
+        message = f"batch_deadline_s of {value:g} s struck while the execution waited for its call{self._cause()}"[
+            :2000
+        ]
         log.warning("cut off", limit="batch_deadline_s", value_s=value, execution_id=str(self.task.execution_id))
         error = ErrorInfo(error_class="deadline", code=ErrorCode.BATCH_DEADLINE, message=message, retryable=False)
         return self.ended(ExecutionStatus.TIMED_OUT, error=error)
+
+    def _cause(self) -> str:
+        """Why the execution got no further before its batch's deadline, as far as is known."""
+        last = next((attempt.error for attempt in reversed(self.attempts) if attempt.error is not None), None)
+        if last is not None:
+            return f"; the last attempt ended with: {last.message}"
+        return "" if self._queue.trouble is None else f"; the model accepted no calls: {self._queue.trouble}"
 
     async def run(self) -> Outcome:
         """Do everything up to the outcome.
@@ -298,7 +303,7 @@ class Execution:
         info = ErrorInfo(
             error_class="deadline" if deadline else "timeout",
             code=limit.name,
-            message=limit.message(elapsed_s),
+            message=(limit.message(elapsed_s) + (self._cause() if deadline else ""))[:2000],
             retryable=not deadline,
         )
         return EndpointError(info, http_status=self._trace.http_status if self._trace else None)

@@ -74,7 +74,7 @@ DEAD_EXECUTIONS: Final = Queue("dead.executions", ("execution.run.*", "execution
 """Tasks that no executor could handle: the dispatcher turns them into failed facts."""
 DEAD_LETTERS: Final = Queue(
     "dead.letters",
-    ("job.*", "batch.*", "execution.finished", "executor.*", "unreadable.#"),
+    ("job.*", "batch.*", "execution.finished", "executor.*", "inspection.*", "unreadable.#"),
     dead=True,
 )
 """Every other message that could not be handled, kept for people to look at."""
