@@ -144,9 +144,8 @@ class Execution:
     def overdue_outcome(self) -> Ended:
         """The deadline struck while no call was running."""
         value = self.task.limits.batch_deadline_s
-        message = f"batch_deadline_s of {value:g} s struck while the execution waited for its call{self._cause()}"[
-            :2000
-        ]
+        waited = f"batch_deadline_s of {value:g} s struck while the execution waited for its call"
+        message = (waited + self._cause())[:2000]
         log.warning("cut off", limit="batch_deadline_s", value_s=value, execution_id=str(self.task.execution_id))
         error = ErrorInfo(error_class="deadline", code=ErrorCode.BATCH_DEADLINE, message=message, retryable=False)
         return self.ended(ExecutionStatus.TIMED_OUT, error=error)
